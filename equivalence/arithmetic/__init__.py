@@ -1,0 +1,1 @@
+"""In which numbers a module is run."""

@@ -1,0 +1,117 @@
+"""Running a module without leaving a trace.
+
+Guarantee: whatever a module does to itself while it is observed (modes, parameters, buffers,
+gradients) and whatever it draws from the random generators is undone, bit for bit, also when it
+fails. Only tensors that did change are written back, so that graphs which a user still holds stay
+valid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, MutableMapping
+
+    from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def as_found(*modules: nn.Module) -> Iterator[None]:
+    """Undo on leaving all that happens to the modules inside.
+
+    >>> norm = torch.nn.BatchNorm1d(2)
+    >>> with as_found(norm):
+    ...     _ = norm.train()(torch.randn(8, 2))
+    >>> norm.running_mean
+    tensor([0., 0.])
+
+    Args:
+        modules: the modules to bring back as they are now.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(random_state())
+        for module in modules:
+            stack.callback(_restorer(module))
+        yield
+
+
+@contextlib.contextmanager
+def random_state() -> Iterator[None]:
+    """Undo on leaving all that is drawn from Python's, NumPy's and torch's global generators."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+
+
+def seed_everything(seed: int) -> None:
+    """Let Python's, NumPy's and torch's global generators start over."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # modules draw from the global generator
+    torch.manual_seed(seed)
+
+
+class _restorer:  # noqa: N801  # a closure with memory
+    """Calling it gives a module back its modes, tensors and gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.modes = [(part, part.training) for part in module.modules()]
+        self.slots: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = [
+            (slot, dict(slot))
+            for part in module.modules()
+            for slot in (part._parameters, part._buffers)
+        ]
+        held = {id(t): t for _, slot in self.slots for t in slot.values() if t is not None}
+        self.gradients = [(tensor, tensor.grad) for tensor in held.values() if tensor.is_leaf]
+        held |= {id(gradient): gradient for _, gradient in self.gradients if gradient is not None}
+        self.groups = _by_kind(held.values())
+        self.before = [_joined(tensors) for tensors in self.groups]
+
+    def __call__(self) -> None:
+        for part, training in self.modes:
+            if part.training != training:
+                part.training = training
+        for slot, held in self.slots:
+            slot.clear()
+            slot.update(held)
+        for tensor, gradient in self.gradients:
+            tensor.grad = gradient
+        for tensors, before in zip(self.groups, self.before, strict=True):
+            if not torch.equal(_bits(_joined(tensors)), _bits(before)):
+                _write_back(tensors, before)
+
+
+def _by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one dtype and device together: handling them as one is what makes this cheap."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """A copy of all values, one after the other."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _write_back(tensors: list[Tensor], before: Tensor) -> None:
+    """Undo what changed; what did not is left alone."""
+    values = torch.split(before, [tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            if not torch.equal(_bits(_joined([tensor])), _bits(value)):
+                tensor.copy_(value.view(tensor.shape))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Bytes: they tell +0 from -0, and NaN is equal to itself."""
+    return tensor.contiguous().view(torch.uint8)

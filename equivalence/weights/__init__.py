@@ -1,0 +1,1 @@
+"""How weights move: the correspondence table and what follows from it."""

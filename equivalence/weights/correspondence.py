@@ -1,0 +1,263 @@
+"""The correspondence: which scalar of one form is which scalar of another, said once.
+
+Guarantee: every tensor of every form stands in exactly one row of `ROWS`, and within a row the
+patterns of two forms are two arrangements of the same axes, so the table is a bijection between
+the scalars of any two forms. A pattern read backwards is the inverse and two patterns in a row are
+a composition, so nothing about *pairs* of forms is written anywhere. A new form is one more column.
+
+A pattern is einops' and arranges the canonical axes of its row, in which branches are an axis of
+their own (`c`; `o` and `i` are output and input channels, `...` the spatial axes). A path with
+`{c}` stands for one tensor per branch, listed along `c`. An axis that a pattern adds to the
+canonical ones holds copies: counters of batches are repeated per branch and have to agree.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING, Literal
+
+import einops
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+
+class CorrespondenceError(ValueError):
+    """Tensors of a form do not fit the table."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a form keeps a quantity: a path, and the arrangement of the canonical axes there."""
+
+    path: str
+    axes: str
+
+    @property
+    def per_branch(self) -> bool:
+        """Whether there is one tensor for each branch."""
+        return "{c}" in self.path
+
+    def name(self, branch: int) -> str:
+        """The name of the tensor that holds a branch."""
+        return self.path.format(c=branch)
+
+    def names(self, cardinality: int) -> list[str]:
+        """The tensors' names, one for each branch or just one."""
+        return [self.name(branch) for branch in range(cardinality if self.per_branch else 1)]
+
+    def region(self, branch: int, cardinality: int, shape: Sequence[int]) -> str:
+        """The slice that holds a branch where branches share a tensor: `expand.weight[:, 4:8]`."""
+        for axis, token in enumerate(re.findall(r"\([^)]*\)|\S+", self.axes)):
+            if "c" in _axes(token):
+                width = shape[axis] // cardinality
+                return f"{self.path}[{':, ' * axis}{branch * width}:{(branch + 1) * width}]"
+        return self.path
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One quantity of the block: its canonical axes, and its place in each form."""
+
+    name: str
+    axes: str
+    places: Mapping[str, Place]
+
+    def gather(self, form: str, tensors: Sequence[Tensor], cardinality: int) -> Tensor:
+        """A form's tensors in the canonical arrangement.
+
+        Raises:
+            CorrespondenceError: if they do not fit the pattern, or copies of one scalar disagree.
+        """
+        place = self.places[form]
+        if len({(tensor.shape, tensor.dtype) for tensor in tensors}) != 1:
+            seen = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors]
+            raise CorrespondenceError(f"branches of {self.name} differ in shape or dtype: {seen}")
+        whole = torch.stack(list(tensors)) if place.per_branch else tensors[0]
+        copies = _axes(place.axes) - _axes(self.axes)
+        try:
+            if copies:
+                return self._agreed(whole)
+            return _rearrange(whole, place.axes, self.axes, cardinality)
+        except einops.EinopsError as error:
+            raise CorrespondenceError(
+                f"{place.path} has shape {tuple(tensors[0].shape)}, which is no "
+                f"'{place.axes}' with c={cardinality}: {str(error).strip().splitlines()[-1]}"
+            ) from None
+
+    def scatter(self, form: str, canonical: Tensor, cardinality: int) -> Sequence[Tensor]:
+        """The canonical tensor as a form keeps it: views where that is possible."""
+        place = self.places[form]
+        if copies := _axes(place.axes) - _axes(self.axes):
+            sizes = dict.fromkeys(copies, cardinality)
+            whole = einops.repeat(canonical, f"{self.axes} -> {place.axes}", **sizes)
+        else:
+            whole = _rearrange(canonical, self.axes, place.axes, cardinality)
+        return whole.unbind(0) if place.per_branch else [whole]
+
+    def _agreed(self, copies: Tensor) -> Tensor:
+        """The one value of all copies along the first axis."""
+        if not torch.equal(copies, copies[:1].expand_as(copies)):
+            raise CorrespondenceError(
+                f"{self.name} is one number, but the branches hold {copies.tolist()}"
+            )
+        return copies[0]
+
+
+def _rearrange(tensor: Tensor, source: str, target: str, cardinality: int) -> Tensor:
+    sizes = {"c": cardinality} if "c" in _axes(source) else {}
+    return einops.rearrange(tensor, f"{source} -> {target}", **sizes)
+
+
+def _axes(pattern: str) -> set[str]:
+    return set(re.findall(r"\w+", pattern))
+
+
+def _row(name: str, axes: str, **places: str) -> Row:
+    """A row as it stands in the table: `form="path: pattern"`, `_` for the `-` in a form's name."""
+    columns = {form.replace("_", "-"): place.split(":") for form, place in places.items()}
+    return Row(name, axes, {form: Place(path, at.strip()) for form, (path, at) in columns.items()})
+
+
+def _in_branches(stage: str) -> list[Row]:
+    """Reduce and transform are alike: apart in (a) and (b), side by side in (c)."""
+    vectors = ("conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
+    counter = "norm.num_batches_tracked"
+    return [
+        _row(
+            f"{stage}.conv.weight",
+            "c o i ...",
+            per_branch=f"branches.{{c}}.{stage}.conv.weight: c o i ...",
+            concatenated=f"branches.{{c}}.{stage}.conv.weight: c o i ...",
+            grouped=f"{stage}.conv.weight: (c o) i ...",
+        ),
+        *(
+            _row(
+                f"{stage}.{vector}",
+                "c o",
+                per_branch=f"branches.{{c}}.{stage}.{vector}: c o",
+                concatenated=f"branches.{{c}}.{stage}.{vector}: c o",
+                grouped=f"{stage}.{vector}: (c o)",
+            )
+            for vector in vectors
+        ),
+        _row(
+            f"{stage}.{counter}",
+            "",
+            per_branch=f"branches.{{c}}.{stage}.{counter}: c",
+            concatenated=f"branches.{{c}}.{stage}.{counter}: c",
+            grouped=f"{stage}.{counter}:",
+        ),
+    ]
+
+
+def _after_sum(path: str, axes: str, name: str | None = None) -> Row:
+    """What belongs to no branch appears once, alike in every form."""
+    place = f"{path}: {axes}"
+    return _row(name or path, axes, per_branch=place, concatenated=place, grouped=place)
+
+
+def _activations(name: str, path: str) -> Row:
+    """What a submodule of every branch returns, `(N, C, H, W)` with channels apart by branch."""
+    return _row(
+        name,
+        "n c o ...",
+        per_branch=f"branches.{{c}}.{path}: c n o ...",
+        concatenated=f"branches.{{c}}.{path}: c n o ...",
+        grouped=f"{path}: n (c o) ...",
+    )
+
+
+_NORM = {"weight": "o", "bias": "o", "running_mean": "o", "running_var": "o"} | {
+    "num_batches_tracked": ""
+}
+
+ROWS: tuple[Row, ...] = (
+    *_in_branches("reduce"),
+    *_in_branches("transform"),
+    _row(
+        "expand.weight",
+        "c o i ...",
+        per_branch="branches.{c}.expand.weight: c o i ...",
+        concatenated="expand.weight: o (c i) ...",
+        grouped="expand.weight: o (c i) ...",
+    ),
+    _row(
+        "expand.bias", "o", per_branch="bias: o", concatenated="expand.bias: o",
+        grouped="expand.bias: o",
+    ),
+    *(_after_sum(f"norm.{name}", axes) for name, axes in _NORM.items()),
+    _after_sum("shortcut.conv.weight", "o i ..."),
+    *(_after_sum(f"shortcut.norm.{name}", axes) for name, axes in _NORM.items()),
+)  # fmt: skip
+
+# Activations correspond like weights do. A path names a submodule, and what it receives or returns
+# is the stage: the sum over branches is no module, but the norm receives it.
+STAGES: tuple[tuple[Row, Literal["receives", "returns"]], ...] = (
+    (_activations("reduced", "reduce"), "returns"),
+    (_activations("transformed", "transform"), "returns"),
+    (_after_sum("norm", "n o ...", name="aggregated"), "receives"),
+)
+
+
+def gather(form: str, tensors: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
+    """A form's named tensors in the canonical arrangement, branches as an axis of their own.
+
+    >>> gather("grouped", {"expand.weight": torch.zeros(8, 6, 1, 1)}, cardinality=2)[
+    ...     "expand.weight"
+    ... ].shape
+    torch.Size([2, 8, 3, 1, 1])
+
+    Args:
+        form: the form's name.
+        tensors: some or all of its tensors (weights, gradients, moments) by name.
+        cardinality: number of branches.
+
+    Returns:
+        canonical tensors by the name of their row; rows of which nothing was given are left out.
+
+    Raises:
+        CorrespondenceError: if a name is in no row, branches are missing, or shapes do not fit.
+    """
+    canonical: dict[str, Tensor] = {}
+    left = set(tensors)
+    for row in ROWS:
+        names = row.places[form].names(cardinality)
+        present = [name for name in names if name in left]
+        if not present:
+            continue
+        if len(present) != len(names):
+            missing = next(name for name in names if name not in left)
+            raise CorrespondenceError(f"{missing} is missing, but {present[0]} is there")
+        left.difference_update(present)
+        canonical[row.name] = row.gather(form, [tensors[name] for name in names], cardinality)
+    if left:
+        raise CorrespondenceError(f"{sorted(left)[0]} has no counterpart in the other forms")
+    return canonical
+
+
+def scatter(form: str, canonical: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
+    """Canonical tensors as a form names and arranges them: the inverse of `gather`.
+
+    >>> canonical = {"expand.weight": torch.zeros(2, 8, 3, 1, 1)}
+    >>> weights = scatter("per-branch", canonical, cardinality=2)
+    >>> [(name, tuple(tensor.shape)) for name, tensor in weights.items()]
+    [('branches.0.expand.weight', (8, 3, 1, 1)), ('branches.1.expand.weight', (8, 3, 1, 1))]
+
+    Args:
+        form: the form's name.
+        canonical: tensors by the name of their row.
+        cardinality: number of branches.
+    """
+    tensors: dict[str, Tensor] = {}
+    for row in ROWS:
+        if row.name in canonical:
+            names = row.places[form].names(cardinality)
+            tensors.update(
+                zip(names, row.scatter(form, canonical[row.name], cardinality), strict=True)
+            )
+    return tensors
