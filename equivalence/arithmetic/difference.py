@@ -25,7 +25,7 @@ class Quantity:
         differing: number of elements that are not equal.
         max_abs_diff: greatest |left − right|, absolute.
         index: where it is.
-        left, right: both values there.
+        left, right: both values there; a complex number's parts are elements by themselves.
         max_rel_diff: greatest |left − right| / max(|left|, |right|).
         max_ulp_diff: greatest number of floats of this dtype between the two.
         rms: root mean square of left − right, absolute.
@@ -77,28 +77,34 @@ def measure(name: str, left: Tensor, right: Tensor) -> Quantity:
         return Quantity(name, problem=f"dtype {left.dtype} against {right.dtype}")
     if left.numel() == 0:
         raise ValueError(f"{name} has shape {tuple(left.shape)}: no elements, nothing compared")
+    if left.is_complex():
+        left, right = torch.view_as_real(left), torch.view_as_real(right)
     shape = left.shape
     left, right = left.reshape(-1), right.reshape(-1)
     wide = (_wide(left), _wide(right))
-    difference = (wide[0] - wide[1]).abs_()
+    difference = _floating((wide[0] - wide[1]).abs_())
     rms = _rms(difference)
     non_finite = (0, 0)
     if not math.isfinite(rms):
         non_finite = (_count_non_finite(left), _count_non_finite(right))
-        difference = _infinitely_far(*wide, difference)
+        wide = (wide[0].double(), wide[1].double())  # where float32 overflows, float64 does not
+        difference = _infinitely_far(*wide)
         rms = _rms(difference)
-    scale = torch.maximum(wide[0].abs(), wide[1].abs())
+    scale = _floating(torch.maximum(wide[0].abs(), wide[1].abs()))
+    relative = (difference / scale).nan_to_num_(0, math.inf)
+    if any(non_finite):
+        relative.masked_fill_(difference.isinf(), math.inf)
     at = int(difference.argmax())
-    here, there = float(left[at]), float(right[at])
+    here, there = wide[0][at].item(), wide[1][at].item()
     return Quantity(
         name,
         compared=left.numel(),
         differing=int(torch.count_nonzero(difference)),
-        max_abs_diff=abs(here - there) if difference[at].isfinite() else math.inf,
+        max_abs_diff=float(abs(here - there)) if difference[at].isfinite() else math.inf,
         index=tuple(int(i) for i in torch.unravel_index(torch.tensor(at), shape)),
         left=here,
         right=there,
-        max_rel_diff=float((difference / scale).nan_to_num_(0, math.inf).max()),
+        max_rel_diff=float(relative.max()),
         max_ulp_diff=_max_ulp(*(_finite(left, right) if any(non_finite) else (left, right))),
         rms=rms,
         largest=float((scale.nan_to_num(0, 0, 0) if any(non_finite) else scale).max()),
@@ -108,7 +114,14 @@ def measure(name: str, left: Tensor, right: Tensor) -> Quantity:
 
 def _wide(tensor: Tensor) -> Tensor:
     """The dtype in which differences are formed: the tensor's own unless that is a narrow one."""
-    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.double()
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.double() if tensor.is_floating_point() else tensor.long()
+
+
+def _floating(tensor: Tensor) -> Tensor:
+    """Integers, subtracted exactly, go on as float64."""
+    return tensor if tensor.is_floating_point() else tensor.double()
 
 
 def _rms(difference: Tensor) -> float:
@@ -125,23 +138,24 @@ def _finite(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     return left[both], right[both]
 
 
-def _infinitely_far(left: Tensor, right: Tensor, difference: Tensor) -> Tensor:
+def _infinitely_far(left: Tensor, right: Tensor) -> Tensor:
     """Differences where not all is finite: equals are at 0, unequals next to NaN at infinity."""
     equal = (left == right) | (left.isnan() & right.isnan())
-    return difference.nan_to_num(math.inf, math.inf).masked_fill_(equal, 0)
+    return (left - right).abs_().nan_to_num_(math.inf, math.inf).masked_fill_(equal, 0)
 
 
 def _max_ulp(left: Tensor, right: Tensor) -> int | None:
     """Floats between left and right: as integers, floats of one sign are in their own order."""
-    if not left.is_floating_point() or left.numel() == 0:
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(left.element_size())
+    if integers is None or not left.is_floating_point() or left.numel() == 0:
         return None
-    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[left.element_size()]
     a, b = left.view(integers), right.view(integers)
     opposite = (a ^ b) < 0
     if not opposite.any():
         return int((a - b).abs_().max())
     within = int((a - b).abs_().masked_fill_(opposite, 0).max())
-    # From one sign to the other the way leads through zero. The sum may not fit the integers.
+    # From one sign to the other the way leads through zero. The sum may wrap around to a negative
+    # number; with the sign bit flipped, sums are in the order that they have without a sign.
     to_zero = [t[opposite] & torch.iinfo(integers).max for t in (a, b)]
-    farthest = int((to_zero[0].double() + to_zero[1].double()).argmax())
+    farthest = int(((to_zero[0] + to_zero[1]) ^ torch.iinfo(integers).min).argmax())
     return max(within, int(to_zero[0][farthest]) + int(to_zero[1][farthest]))

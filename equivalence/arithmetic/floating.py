@@ -52,9 +52,9 @@ class Comparison:
         return self["output"].max_abs_diff
 
     def __str__(self) -> str:
-        from equivalence.report import text  # printing alone looks upwards
+        from equivalence.report.text import comparison  # printing alone looks upwards
 
-        return text.comparison(self)
+        return comparison(self)
 
 
 def compare(

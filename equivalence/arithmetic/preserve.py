@@ -1,7 +1,7 @@
 """Running a module without leaving a trace.
 
 Guarantee: whatever a module does to itself while it is observed (modes, parameters, buffers,
-gradients) and whatever it draws from the random generators is undone, bit for bit, also when it
+gradients, what requires them) and whatever it draws from the random generators is undone, bit for bit, also when it
 fails. Only tensors that did change are written back, so that graphs which a user still holds stay
 valid.
 """
@@ -71,8 +71,9 @@ class _restorer:  # noqa: N801  # a closure with memory
             for slot in (part._parameters, part._buffers)
         ]
         held = {id(t): t for _, slot in self.slots for t in slot.values() if t is not None}
-        self.gradients = [(tensor, tensor.grad) for tensor in held.values() if tensor.is_leaf]
-        held |= {id(gradient): gradient for _, gradient in self.gradients if gradient is not None}
+        self.leaves = [(t, t.requires_grad, t.grad) for t in held.values() if t.is_leaf]
+        held |= {id(gradient): gradient for *_, gradient in self.leaves if gradient is not None}
+        self.memory = [(tensor, tensor.detach()) for tensor in held.values()]
         self.groups = _by_kind(held.values())
         self.before = [_joined(tensors) for tensors in self.groups]
 
@@ -83,8 +84,12 @@ class _restorer:  # noqa: N801  # a closure with memory
         for slot, held in self.slots:
             slot.clear()
             slot.update(held)
-        for tensor, gradient in self.gradients:
-            tensor.grad = gradient
+        for tensor, memory in self.memory:
+            if (tensor.data_ptr(), tensor.dtype) != (memory.data_ptr(), memory.dtype):
+                tensor.data = memory
+        for leaf, requires_grad, gradient in self.leaves:
+            leaf.requires_grad_(requires_grad)
+            leaf.grad = gradient
         for tensors, before in zip(self.groups, self.before, strict=True):
             if not torch.equal(_bits(_joined(tensors)), _bits(before)):
                 _write_back(tensors, before)

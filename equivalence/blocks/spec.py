@@ -115,11 +115,11 @@ class BlockSpec:
         """Defaults that depend on other fields, and equal values in one spelling."""
         out_channels = self.in_channels if self.out_channels is None else self.out_channels
         same_shape = self.in_channels == out_channels and self.stride == 1
-        shortcut = self.shortcut or ("identity" if same_shape else "projection")
+        default = "identity" if same_shape else "projection"
         integers = {field: _as_integer(getattr(self, field)) for field in _POSITIVE}
         return integers | {
             "out_channels": _as_integer(out_channels),
-            "shortcut": shortcut,
+            "shortcut": default if self.shortcut is None else self.shortcut,
             "bias": tuple(self.bias) if isinstance(self.bias, (list, tuple)) else self.bias,
         }
 
@@ -129,6 +129,7 @@ class BlockSpec:
             f"{field} (={value!r}) must be {'at least 1' if type(value) is int else 'an integer'}"
             for field in _POSITIVE
             if type(value := getattr(self, field)) is not int or value < 1
+            if field != "out_channels" or value != self.in_channels  # by default: said once
         ]
         return broken or [
             f"{field} (={getattr(self, field)!r}) {rule}"

@@ -1,0 +1,285 @@
+"""The command line: arguments in, exit status out.
+
+Guarantee: results go to stdout, progress and messages to stderr; the exit status is 0 for
+equivalent, 1 for different, 2 for undecided or a mistake in usage, 130 for Ctrl-C; a user's mistake
+is one line, never a traceback; a file is written whole or not at all. Nothing here imports torch
+before a command needs it, so that help answers at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.exceptions import TyperException
+
+from equivalence.blocks.spec import BlockSpec, Norm, Shortcut, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from equivalence.report.document import Document
+
+
+Mode = Literal["eval", "train"]
+Format = Literal["text", "json", "markdown"]
+DType = Literal["float64", "float32", "float16", "bfloat16"]
+
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class UsageError(TyperException):
+    """A user's mistake, said in one line."""
+
+
+@app.callback(invoke_without_command=True)
+def _equivalence(context: typer.Context) -> None:
+    """\b
+    Examples:
+      equivalence report                        the seed's block: 256 channels, 32x4d, 56x56
+      equivalence report --template 8x14d --mode train --gradients
+      equivalence report --format json --output report.json
+      equivalence show                          layers, shapes and parameters of each form
+      equivalence show --notebook               the same for the notebook's three structures
+
+    Says whether two network blocks are the same function, and how it knows.
+
+    Exit status: 0 equivalent, 1 different, 2 undecided or a mistake in usage.
+    """  # noqa: D400  # examples come first in help
+
+
+def _spec(
+    template: Annotated[str, typer.Option(help="Cardinality x width, as in the paper.")] = "32x4d",
+    in_channels: Annotated[int, typer.Option(help="Channels of the input.")] = 256,
+    out_channels: Annotated[
+        int | None, typer.Option(help="Channels of the output; those of the input by default.")
+    ] = None,
+    cardinality: Annotated[
+        int | None, typer.Option(help="Number of branches, in place of the template's.")
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Channels of a branch, in place of the template's.")
+    ] = None,
+    kernel_size: Annotated[int, typer.Option(help="Odd extent of the transform.")] = 3,
+    stride: Annotated[int, typer.Option(help="Stride of the transform.")] = 1,
+    dilation: Annotated[int, typer.Option(help="Dilation of the transform.")] = 1,
+    bias: Annotated[
+        tuple[bool, bool, bool], typer.Option(help="Of the three convolutions in turn.")
+    ] = (False, False, False),
+    norm: Annotated[Norm, typer.Option(help="What follows each convolution.")] = "batch",
+    eps: Annotated[float, typer.Option(help="Added to variances.")] = 1e-5,
+    momentum: Annotated[
+        str, typer.Option(help="Of running statistics; 'none' averages all batches.")
+    ] = "0.1",
+    activation: Annotated[str, typer.Option(help="Of torch.nn.functional.")] = "relu",
+    shortcut: Annotated[
+        Shortcut | None, typer.Option(help="By default identity where shapes allow it.")
+    ] = None,
+    spatial_dims: Annotated[int, typer.Option(help="1, 2 or 3.")] = 2,
+) -> BlockSpec:
+    """The block that the options describe."""
+    from_template = BlockSpec.from_template(template, in_channels=in_channels)
+    try:
+        momentum_value = None if momentum == "none" else float(momentum)
+    except ValueError:
+        raise SpecError(f"momentum (={momentum!r}) must be a number or 'none'") from None
+    return BlockSpec(
+        in_channels=in_channels,
+        cardinality=from_template.cardinality if cardinality is None else cardinality,
+        width=from_template.width if width is None else width,
+        out_channels=out_channels,  # type: ignore[arg-type]  # None is the default
+        kernel_size=kernel_size,
+        stride=stride,
+        dilation=dilation,
+        bias=bias,
+        norm=norm,
+        eps=eps,
+        momentum=momentum_value,
+        activation=activation,
+        shortcut=shortcut,  # type: ignore[arg-type]  # None is the default
+        spatial_dims=spatial_dims,
+    )
+
+
+def _takes_spec(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command every option of a spec, and the spec that they describe."""
+    own = inspect.signature(command, eval_str=True).parameters
+    options = inspect.signature(_spec, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> int:
+        spec = _spec(**{name: values.pop(name) for name in options})
+        return command(spec=spec, **values)
+
+    parameters = [*options.values(), *(p for name, p in own.items() if name != "spec")]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+Size = Annotated[int, typer.Option(help="Height and width of the input.", min=1)]
+Batch = Annotated[int, typer.Option(help="Number of inputs.", min=1)]
+Seed = Annotated[int, typer.Option(help="Of everything drawn.", min=0, max=2**63 - 1)]
+Output = Annotated[Path | None, typer.Option(help="Write there, not to stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")]
+
+
+@app.command()
+@_takes_spec
+def report(
+    spec: BlockSpec,
+    size: Size = 56,
+    batch: Batch = 1,
+    mode: Annotated[Mode, typer.Option(help="Running or batch statistics.")] = "eval",
+    dtype: Annotated[DType, typer.Option(help="In which the blocks run.")] = "float32",
+    seed: Seed = 0,
+    gradients: Annotated[bool, typer.Option("--gradients", help="Compare them too.")] = False,
+    device: Annotated[str, typer.Option(help="Where the blocks run, such as cuda.")] = "cpu",
+    mapping: Annotated[
+        bool, typer.Option("--mapping", help="Print which tensor went where.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
+) -> int:
+    """Compare the three forms of a block, before and after weights are transferred."""
+    _writable(output)
+    with _progress("building three forms"):
+        from equivalence.verdict.forms import Setting, verify_forms
+
+        setting = Setting(
+            size=size,
+            batch=batch,
+            mode=mode,
+            dtype=dtype,
+            seed=seed,
+            gradients=gradients,
+            device=device,
+        )
+        results, records = verify_forms(spec, setting)
+    from equivalence.report.document import Document
+
+    notes = tuple(str(record) for record in records) if mapping else ()
+    document = Document(_replay(), seed, spec, results, notes)
+    _show(document, format, output, quiet=quiet)
+    return document.verdict.exit_status
+
+
+@app.command()
+@_takes_spec
+def show(
+    spec: BlockSpec,
+    size: Size = 56,
+    batch: Batch = 1,
+    notebook: Annotated[
+        bool, typer.Option("--notebook", help="The notebook's structures instead of the forms.")
+    ] = False,
+    output: Output = None,
+) -> int:
+    """Print layers, output shapes, parameters and sizes of each form."""
+    _writable(output)
+    with _progress("building the blocks"):
+        from equivalence.report import layers
+
+        shown = layers.notebook(batch) if notebook else layers.forms(spec, batch, size)
+    _write(shown, output)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Args:
+        arguments: those of the process by default.
+    """
+    try:
+        status = app(arguments, prog_name="equivalence", standalone_mode=False)
+        sys.stdout.flush()
+    except TyperException as error:
+        return _mistake(error.format_message())
+    except (ValueError, TypeError) as error:
+        return _mistake(str(error))
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        return _mistake("not enough memory for this size and batch; ask for less")
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader left; what remains in the buffer has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return int(status or 0)
+
+
+def _mistake(message: str) -> int:
+    """One line for a user's mistake, and its exit status."""
+    print(f"equivalence: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _show(document: Document, form: Format, output: Path | None, *, quiet: bool) -> None:
+    """Write the document in its format, coloured if it goes to a terminal that wants it."""
+    from rich.console import Console
+
+    from equivalence.report import json, markdown, text
+
+    if quiet:
+        _write(f"{document.verdict.name}\n", output)
+    elif form == "text" and output is None:
+        console = Console(soft_wrap=False, highlight=False)
+        if not console.is_terminal:
+            console.width = text.WIDTH_OF_NO_TERMINAL
+        for part in text.parts(document):
+            console.print(part)
+    else:
+        renderer = {"text": text, "json": json, "markdown": markdown}[form]
+        _write(renderer.render(document), output)
+
+
+def _write(content: str, output: Path | None) -> None:
+    """To stdout, or whole into a file: beside it first, then renamed."""
+    if output is None:
+        sys.stdout.write(content)
+        return
+    draft = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(output)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _writable(output: Path | None) -> None:
+    """Say before the work that its result will have nowhere to go."""
+    if output is None:
+        return
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: folder {output.parent} does not exist; create it")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; name a file")
+
+
+def _progress(what: str) -> Any:
+    """A spinner on stderr, on a terminal only."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(what)
+
+
+def _replay() -> str:
+    """The command that runs this again."""
+    return shlex.join(["equivalence", *sys.argv[1:]])
