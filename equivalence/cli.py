@@ -56,7 +56,10 @@ def _equivalence(context: typer.Context) -> None:
     Says whether two network blocks are the same function, and how it knows.
 
     Exit status: 0 equivalent, 1 different, 2 undecided or a mistake in usage.
-    """  # noqa: D400  # examples come first in help
+    """  # noqa: D301, D400  # examples come first in help
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
 
 
 def _spec(

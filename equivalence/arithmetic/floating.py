@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from equivalence.arithmetic.difference import Quantity, measure
 from equivalence.arithmetic.preserve import as_found, seed_everything
 from equivalence.blocks.forms import Block
-from equivalence.weights.correspondence import STAGES, gather
+from equivalence.weights.correspondence import ROWS, STAGES, gather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -94,16 +95,17 @@ def compare(
 
     Raises:
         TypeError: if a module returns no tensor.
-        ValueError: if there is nothing to compare.
+        ValueError: if there is nothing to compare, or the mode is unknown.
     """
+    if mode not in ("eval", "train"):
+        raise ValueError(f"mode (={mode!r}) must be 'eval' or 'train'")
     inputs = inputs if isinstance(inputs, tuple) else (inputs,)
     forms = isinstance(left, Block) and isinstance(right, Block) and left.spec == right.spec
     watched = _Watched(stages=stages and forms, gradients=gradients, state=forms)
-    with as_found(left, right):
-        seen = [
-            _run(module, side, inputs, mode, watched, seed)
-            for side, module in (("left", left), ("right", right))
-        ]
+    seen = []
+    for side, module in (("left", left), ("right", right)):
+        with as_found(module):  # each by itself: what they share, the second finds as the first did
+            seen.append(_run(module, side, inputs, mode, watched, seed))
     names = list(seen[0]) + [name for name in seen[1] if name not in seen[0]]
     return Comparison(tuple(_compared(name, *seen) for name in names), mode)
 
@@ -143,7 +145,7 @@ def _run(
         output = module(*(tensor.clone() if watched.gradients else tensor for tensor in own))
     if not isinstance(output, Tensor):
         raise TypeError(f"{side} returned a {type(output).__name__}, but must return one tensor")
-    seen = {"output": output.detach()} | stages()
+    seen = {"output": _kept(module, output.detach())} | stages()
     if output.requires_grad:
         seen |= _gradients(module, own, output, watched, seed)
     if watched.state and mode == "train":
@@ -160,19 +162,36 @@ def _gradients(
     leaves = {f"input{i or ''}": t for i, t in enumerate(inputs) if t.requires_grad}
     parameters = {n: p for n, p in module.named_parameters() if watched.state and p.requires_grad}
     wanted = [*leaves.values(), *parameters.values()]
-    found = torch.autograd.grad(output, wanted, cotangent, allow_unused=True)
+    if not wanted:
+        return {}
+    # What the output does not depend on has the gradient zero.
+    found = torch.autograd.grad(output, wanted, cotangent, materialize_grads=True)
     grads = dict(zip([*leaves, *parameters], found, strict=True))
-    of_inputs = {f"{n}.grad": g for n in leaves if (g := grads[n]) is not None}
-    of_parameters = {n: g for n in parameters if (g := grads[n]) is not None}
+    of_inputs = {f"{n}.grad": grads[n] for n in leaves}
+    of_parameters = {n: grads[n] for n in parameters}
     return of_inputs | {f"{n}.grad": g for n, g in _canonical(module, of_parameters).items()}
 
 
 def _canonical(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A form's tensors in the correspondence's arrangement, so that forms can be compared."""
+    """A form's tensors in the correspondence's arrangement, so that forms can be compared.
+
+    A quantity that some branches lack (their parameter is frozen) is there for none.
+    """
     if not isinstance(module, Block):
         return {}
-    detached = {name: tensor.detach() for name, tensor in tensors.items()}
-    return gather(module.form, detached, module.spec.cardinality)
+    form, cardinality = module.form, module.spec.cardinality
+    names = [row.places[form].names(cardinality) for row in ROWS]
+    whole = [name for group in names if tensors.keys() >= set(group) for name in group]
+    return gather(form, {name: tensors[name].detach() for name in whole}, cardinality)
+
+
+def _kept(module: nn.Module, output: Tensor) -> Tensor:
+    """The output as it is now, also if it is a tensor of the module's, which is put back later."""
+    memory = output.untyped_storage().data_ptr()
+    owned = itertools.chain(module.parameters(), module.buffers())
+    if any(tensor.untyped_storage().data_ptr() == memory for tensor in owned):
+        return output.clone()
+    return output
 
 
 @contextlib.contextmanager

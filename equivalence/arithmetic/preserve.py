@@ -1,9 +1,9 @@
 """Running a module without leaving a trace.
 
 Guarantee: whatever a module does to itself while it is observed (modes, parameters, buffers,
-gradients, what requires them) and whatever it draws from the random generators is undone, bit for bit, also when it
-fails. Only tensors that did change are written back, so that graphs which a user still holds stay
-valid.
+gradients and whether they are required) and whatever it draws from the random generators is
+undone, bit for bit, also when it fails. Only tensors that did change are written back, so that
+graphs which a user still holds stay valid.
 """
 
 from __future__ import annotations

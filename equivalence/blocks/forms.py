@@ -69,6 +69,7 @@ class Block(nn.Module):
 class PerBranch(Block):
     """Fig. 3(a): C branches reduce, transform and expand; their outputs are summed.
 
+    >>> from equivalence import BlockSpec
     >>> spec = BlockSpec(in_channels=8, cardinality=2, width=3)
     >>> PerBranch(spec)(torch.zeros(1, 8, 5, 5)).shape
     torch.Size([1, 8, 5, 5])
@@ -108,6 +109,7 @@ class PerBranch(Block):
 class Concatenated(Block):
     """Fig. 3(b): C branches reduce and transform; concatenated, they are expanded at once.
 
+    >>> from equivalence import BlockSpec
     >>> spec = BlockSpec(in_channels=8, cardinality=2, width=3)
     >>> Concatenated(spec)(torch.zeros(1, 8, 5, 5)).shape
     torch.Size([1, 8, 5, 5])
@@ -143,6 +145,7 @@ class Concatenated(Block):
 class Grouped(Block):
     """Fig. 3(c): one reduce, one grouped transform with C groups, one expand.
 
+    >>> from equivalence import BlockSpec
     >>> spec = BlockSpec(in_channels=8, cardinality=2, width=3)
     >>> Grouped(spec)(torch.zeros(1, 8, 5, 5)).shape
     torch.Size([1, 8, 5, 5])

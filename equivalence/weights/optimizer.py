@@ -50,21 +50,23 @@ def moved_state(
     for key in {key for entries in remembered.values() for key in entries}:
         entries = {name: e[key] for name, e in remembered.items() if e.get(key) is not None}
         for name, value in _moved(key, entries, left, counterparts).items():
-            state[name][key] = value.to(parameters[name].device) if _is_shaped(value) else value
+            state[name][key] = value.to(parameters[name]) if _is_shaped(value) else value
     return state
 
 
 def moved_numbers(
-    what: str, numbers: Mapping[str, float], module: nn.Module, counterparts: Counterparts
+    what: str,
+    numbers: Mapping[str, float],
+    tensors: Mapping[str, Tensor],
+    counterparts: Counterparts,
 ) -> dict[str, float]:
-    """Numbers that belong to whole parameters of `module`, by the target's parameter names.
+    """Numbers that belong to whole tensors of the source, by the target's names.
 
     Raises:
-        CorrespondenceError: if parameters that become one disagree.
+        CorrespondenceError: if tensors that become one disagree.
     """
-    parameters = dict(module.named_parameters())
     spread = {
-        name: torch.full(parameters[name].shape, float(number), dtype=torch.float64)
+        name: torch.full(tensors[name].shape, float(number), dtype=torch.float64)
         for name, number in numbers.items()
     }
     moved = counterparts(spread)
@@ -80,10 +82,17 @@ def _moved(
     key: str, entries: Mapping[str, Any], module: nn.Module, counterparts: Counterparts
 ) -> dict[str, Any]:
     """One kind of entry, of all parameters: tensors of their shape, or numbers."""
-    if all(_is_shaped(entry) for entry in entries.values()):
-        return {name: value.contiguous() for name, value in counterparts(entries).items()}
+    parameters = dict(module.named_parameters())
+    if all(_is_shaped(e) and e.shape == parameters[name].shape for name, e in entries.items()):
+        moved = counterparts(entries)
+        return {n: v.clone(memory_format=torch.contiguous_format) for n, v in moved.items()}
     example = next(iter(entries.values()))
-    numbers = moved_numbers(key, entries, module, counterparts)
+    if _is_shaped(example) or not isinstance(example, (torch.Tensor, int, float)):
+        raise CorrespondenceError(
+            f"{key} of {next(iter(entries))} belongs to no scalar of it, so the optimiser's state "
+            "can not be moved"
+        )
+    numbers = moved_numbers(key, entries, parameters, counterparts)
     if isinstance(example, torch.Tensor):
         return {name: torch.tensor(n, dtype=example.dtype) for name, n in numbers.items()}
     return {name: type(example)(n) for name, n in numbers.items()}
@@ -105,9 +114,11 @@ def _same_settings(
         if settings not in known:
             known.append(settings)
     labels = {name: known.index(settings) for name, settings in left.items()}
-    moved = moved_numbers("the optimiser's group", labels, source[0], counterparts)
-    for name, label in moved.items():
-        if (needed := known[int(label)]) != right.get(name):
+    parameters = dict(source[0].named_parameters())
+    moved = moved_numbers("the optimiser's group", labels, parameters, counterparts)
+    for name in [*moved, *(right.keys() - moved.keys())]:
+        needed = known[int(moved[name])] if name in moved else None
+        if needed != right.get(name):
             raise CorrespondenceError(
                 f"optimiser settings of {name} are {right.get(name)}, but the source has {needed}"
             )

@@ -97,8 +97,8 @@ def transfer(
     left, right = _block(source, "source"), _block(target, "target")
     _same_spec(left, right)
     with _transfer_errors():
-        old = dict(_tensors(right))
-        new = _counterparts(dict(_tensors(left)), left, right)
+        given, old = dict(_tensors(left)), dict(_tensors(right))
+        new = _counterparts(given, left, right)
         _fits(new, old, lossy=lossy)
         _unshared(old)
         staged = {name: value.to(old[name]) for name, value in new.items()}
@@ -107,12 +107,14 @@ def transfer(
     with _restored_on_error(old):
         for name, value in staged.items():
             old[name].copy_(value)
-    for name, parameter in right.named_parameters():
+    for name, parameter in right.named_parameters() if gradients or optimizers else ():
         if gradients:
             parameter.grad = grads.get(name)
-        if optimizers:
+        if optimizers and states[name]:
             optimizers[1].state[parameter] = states[name]
-    return _record(left, right)
+        elif optimizers:
+            optimizers[1].state.pop(parameter, None)
+    return _record(left, right, given, old)
 
 
 def convert(module: nn.Module, form: str) -> Block:
@@ -135,16 +137,28 @@ def convert(module: nn.Module, form: str) -> Block:
         raise TransferError(f"form (={form!r}) must be one of {', '.join(FORMS)}")
     with torch.device("meta"):
         converted = FORMS[form](block.spec)
+    old = dict(_tensors(block))
+
+    def flags(what: str, of: Mapping[str, bool]) -> dict[str, float]:
+        return moved_numbers(what, of, old, lambda spread: _counterparts(spread, block, converted))
+
     with _transfer_errors():
-        tensors = _counterparts(dict(_tensors(block)), block, converted)
-        trained = {name: p.requires_grad for name, p in block.named_parameters()}
-        requires_grad = moved_numbers(
-            "requires_grad", trained, block, lambda spread: _counterparts(spread, block, converted)
+        tensors = _counterparts(old, block, converted)
+        requires_grad = flags(
+            "requires_grad",
+            {n: p.requires_grad for n, p in block.named_parameters(remove_duplicate=False)},
+        )
+        modes = flags(
+            "training mode",
+            {n: _owner(block, n).training for n, _ in block.named_buffers(remove_duplicate=False)},
         )
     converted.load_state_dict({name: _owned(t) for name, t in tensors.items()}, assign=True)
     for name, parameter in converted.named_parameters():
         parameter.requires_grad_(bool(requires_grad[name]))
-    return converted.train(block.training)
+    converted.train(block.training)
+    for name, training in modes.items():  # a norm may have been frozen by itself
+        _owner(converted, name).training = bool(training)
+    return converted
 
 
 def _block(module: nn.Module, side: str) -> Block:
@@ -154,6 +168,11 @@ def _block(module: nn.Module, side: str) -> Block:
             + ", ".join(form.__name__ for form in FORMS.values())
         )
     return module
+
+
+def _owner(block: Block, name: str) -> nn.Module:
+    """The submodule that a tensor belongs to."""
+    return block.get_submodule(name.rpartition(".")[0])
 
 
 def _same_spec(left: Block, right: Block) -> None:
@@ -245,24 +264,29 @@ def _restored_on_error(tensors: Mapping[str, Tensor]) -> Iterator[None]:
             yield
         except BaseException:
             for name, tensor in tensors.items():
-                if not torch.equal(tensor, before[name]):
+                # A sign of zero is a difference too; what could not be written was not.
+                if not (
+                    torch.equal(tensor, before[name])
+                    and torch.equal(tensor.signbit(), before[name].signbit())
+                ):
                     tensor.copy_(before[name])
             raise
 
 
-def _record(left: Block, right: Block) -> TransferRecord:
+def _record(
+    left: Block, right: Block, given: Mapping[str, Tensor], written: Mapping[str, Tensor]
+) -> TransferRecord:
     """The mapping in words, read off the same table that moved the tensors."""
     cardinality = left.spec.cardinality
-    here, there = ({name: tuple(t.shape) for name, t in _tensors(b)} for b in (left, right))
     moves = []
     for row in ROWS:
         source, target = row.places[left.form], row.places[right.form]
-        if source.names(cardinality)[0] not in here:
+        if source.names(cardinality)[0] not in given:
             continue
         apart = source.per_branch or target.per_branch
         for branch in range(cardinality if apart else 1):
             origin, goal = source.name(branch), target.name(branch)
-            whole, shape = here[origin], there[goal]
+            whole, shape = tuple(given[origin].shape), tuple(written[goal].shape)
             if apart and not source.per_branch:
                 origin = source.region(branch, cardinality, whole)
             if apart and not target.per_branch:
