@@ -86,7 +86,7 @@ class Row:
         except einops.EinopsError as error:
             raise CorrespondenceError(
                 f"{place.path} has shape {tuple(tensors[0].shape)}, which is no "
-                f"'{place.axes}' with c={cardinality}: {str(error).strip().splitlines()[-1]}"
+                f"'{place.axes}' with c={cardinality}: {str(error).splitlines()[-1].strip()}"
             ) from None
 
     def scatter(self, form: str, canonical: Tensor, cardinality: int) -> Sequence[Tensor]:

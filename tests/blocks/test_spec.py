@@ -94,7 +94,9 @@ def test_padding_keeps_sizes_at_stride_one(spec):
     assert 2 * spec.padding == spec.dilation * (spec.kernel_size - 1)
 
 
-@pytest.mark.parametrize(("dims", "shape"), [(1, (2, 4, 9)), (2, (2, 4, 9, 9)), (3, (2, 4, 9, 9, 9))])
+@pytest.mark.parametrize(
+    ("dims", "shape"), [(1, (2, 4, 9)), (2, (2, 4, 9, 9)), (3, (2, 4, 9, 9, 9))]
+)
 def test_an_input_has_the_spatial_axes_of_the_spec(dims, shape):
     assert BlockSpec(**SMALLEST, spatial_dims=dims).input_shape(batch=2, size=9) == shape
 

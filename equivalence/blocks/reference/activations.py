@@ -68,7 +68,8 @@ def _elu(x: Array, numbers: NumberType) -> Array:
 
 def _selu(x: Array, numbers: NumberType) -> Array:
     below = numbers.function("expm1")(_negative(x, numbers)) * numbers.constant(_SELU_ALPHA)
-    return np.where(x > 0, x, below) * numbers.constant(_SELU_SCALE)
+    y: Array = np.where(x > 0, x, below) * numbers.constant(_SELU_SCALE)
+    return y
 
 
 def _gelu(x: Array, numbers: NumberType) -> Array:
