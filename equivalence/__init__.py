@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from equivalence.blocks.forms import PerBranch as PerBranch
     from equivalence.blocks.spec import BlockSpec as BlockSpec
     from equivalence.blocks.spec import SpecError as SpecError
+    from equivalence.verdict.check import assert_equivalent as assert_equivalent
+    from equivalence.verdict.check import check as check
+    from equivalence.verdict.prove import prove as prove
+    from equivalence.verdict.verdict import Report as Report
+    from equivalence.verdict.verdict import Verdict as Verdict
     from equivalence.weights.transfer import TransferError as TransferError
     from equivalence.weights.transfer import convert as convert
     from equivalence.weights.transfer import transfer as transfer
@@ -27,6 +32,11 @@ _HOMES = {
     "convert": "weights.transfer",
     "TransferError": "weights.transfer",
     "compare": "arithmetic.floating",
+    "prove": "verdict.prove",
+    "check": "verdict.check",
+    "assert_equivalent": "verdict.check",
+    "Report": "verdict.verdict",
+    "Verdict": "verdict.verdict",
 }
 
 __all__ = list(_HOMES)  # the keys are the public names

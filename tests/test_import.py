@@ -8,22 +8,30 @@ import pytest
 import equivalence
 
 
-def loads_torch(statement: str) -> bool:
-    """Whether a fresh interpreter has torch in `sys.modules` after a statement."""
-    code = f"{statement}\nimport sys\nprint('torch' in sys.modules)"
+def loads(statement: str) -> set[str]:
+    """Which heavy modules a fresh interpreter has in `sys.modules` after a statement."""
+    code = f"{statement}\nimport sys\nprint(*{{'torch', 'torch._dynamo'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {"True\n": True, "False\n": False}[done.stdout]
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize(
     "statement", ["import equivalence", "from equivalence import BlockSpec, SpecError"]
 )
 def test_no_torch_is_imported(statement):
-    assert not loads_torch(statement)
+    assert loads(statement) == set()
 
 
 def test_the_test_above_can_fail():
-    assert loads_torch("from equivalence import Grouped")
+    assert loads("from equivalence import Grouped") == {"torch"}
+
+
+def test_converting_a_block_loads_no_compiler():
+    convert = (
+        "from equivalence import BlockSpec, Grouped, convert\n"
+        "convert(Grouped(BlockSpec(in_channels=4, cardinality=2, width=3)), 'per-branch')"
+    )
+    assert loads(convert) == {"torch"}
 
 
 @pytest.mark.parametrize("name", equivalence.__all__)

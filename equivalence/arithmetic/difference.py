@@ -96,11 +96,12 @@ def measure(name: str, left: Tensor, right: Tensor) -> Quantity:
         relative.masked_fill_(difference.isinf(), math.inf)
     at = int(difference.argmax())
     here, there = wide[0][at].item(), wide[1][at].item()
+    farthest = float(difference[at])
     return Quantity(
         name,
         compared=left.numel(),
         differing=int(torch.count_nonzero(difference)),
-        max_abs_diff=float(abs(here - there)) if difference[at].isfinite() else math.inf,
+        max_abs_diff=float(abs(here - there)) if 0 < farthest < math.inf else farthest,
         index=tuple(int(i) for i in torch.unravel_index(torch.tensor(at), shape)),
         left=here,
         right=there,

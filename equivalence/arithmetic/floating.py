@@ -157,8 +157,7 @@ def _gradients(
     module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, watched: _Watched, seed: int
 ) -> dict[str, Tensor]:
     """Gradients of the output under a cotangent that is the same for both modules."""
-    generator = torch.Generator().manual_seed(seed)
-    cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    cotangent = cotangent_of(output, seed)
     leaves = {f"input{i or ''}": t for i, t in enumerate(inputs) if t.requires_grad}
     parameters = {n: p for n, p in module.named_parameters() if watched.state and p.requires_grad}
     wanted = [*leaves.values(), *parameters.values()]
@@ -170,6 +169,12 @@ def _gradients(
     of_inputs = {f"{n}.grad": grads[n] for n in leaves}
     of_parameters = {n: grads[n] for n in parameters}
     return of_inputs | {f"{n}.grad": g for n, g in _canonical(module, of_parameters).items()}
+
+
+def cotangent_of(output: Tensor, seed: int) -> Tensor:
+    """A normal cotangent for an output `(N, C_out, H_out, W_out)`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
 
 
 def _canonical(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

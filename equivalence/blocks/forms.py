@@ -231,7 +231,8 @@ def _conv(
 ) -> nn.Module:
     convolution = _CONVOLUTIONS[spec.spatial_dims]
     conv = convolution(in_channels, out_channels, kernel_size, bias=bias, **geometry)
-    nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
+    if not conv.weight.is_meta:  # nothing to draw there, but drawing it would load the compiler
+        nn.init.normal_(conv.weight, std=math.sqrt(2 / fan_out))
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return conv

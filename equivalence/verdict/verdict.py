@@ -89,8 +89,13 @@ class Report:
         """Greatest difference of any output element in the modules' own floats, absolute."""
         return next(q.max_abs_diff for q in self.quantities if q.name == "output")
 
+    @property
+    def headline(self) -> str:
+        """The whole verdict in one line."""
+        return f"{self.left} / {self.right}: {self.verdict.name}, {self.reason}"
+
     def __repr__(self) -> str:
-        return f"<Report {self.left} / {self.right}: {self.verdict.name}, {self.reason}>"
+        return f"<Report {self.headline}>"
 
     def __str__(self) -> str:
         from equivalence.report.text import pair, rendered  # printing alone looks upwards

@@ -116,7 +116,7 @@ def _same_settings(
     labels = {name: known.index(settings) for name, settings in left.items()}
     parameters = dict(source[0].named_parameters())
     moved = moved_numbers("the optimiser's group", labels, parameters, counterparts)
-    for name in [*moved, *(right.keys() - moved.keys())]:
+    for name in [*moved, *sorted(right.keys() - moved.keys())]:
         needed = known[int(moved[name])] if name in moved else None
         if needed != right.get(name):
             raise CorrespondenceError(

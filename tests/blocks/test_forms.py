@@ -267,7 +267,10 @@ def test_fresh_biases_are_zero_and_fresh_norms_do_nothing(spec):
 
 
 def test_order_of_operations_is_that_of_footnote_6():
-    spec = BlockSpec(in_channels=6, cardinality=3, width=2, stride=2, bias=(True, True, True))
+    geometry = {"stride": 2, "dilation": 2, "padding": 2}
+    spec = BlockSpec(
+        in_channels=6, cardinality=3, width=2, stride=2, dilation=2, bias=(True,) * 3, eps=0.1
+    )
     x = inputs(spec, 0)
     block, _, _ = blocks(spec, 0)
     block.eval()
@@ -283,7 +286,7 @@ def test_order_of_operations_is_that_of_footnote_6():
         reduce, transform = branch.reduce, branch.transform
         y = f.conv2d(x, reduce.conv.weight, reduce.conv.bias)
         y = norm(y, reduce.norm).relu()
-        y = f.conv2d(y, transform.conv.weight, transform.conv.bias, stride=2, padding=1)
+        y = f.conv2d(y, transform.conv.weight, transform.conv.bias, **geometry)
         y = norm(y, transform.norm).relu()
         total = total + f.conv2d(y, branch.expand.weight)
     shortcut = norm(f.conv2d(x, block.shortcut.conv.weight, stride=2), block.shortcut.norm)
@@ -291,6 +294,18 @@ def test_order_of_operations_is_that_of_footnote_6():
     assert torch.allclose(block(x), expected, rtol=1e-12, atol=1e-12)
     # The order is no matter of taste: a norm before the addition is not one after it.
     assert not torch.allclose(block(x), norm(total + shortcut, block.norm).relu(), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("momentum", "weight"), [(0.25, 0.25), (0.0, 0.0), (None, 1)])
+def test_running_statistics_follow_the_momentum_of_the_spec(momentum, weight):
+    spec = BlockSpec(in_channels=4, cardinality=2, width=2, momentum=momentum)
+    x = inputs(spec, 0)
+    for block in blocks(spec, 0):
+        block.norm.num_batches_tracked.zero_()  # with no momentum, this is the first of all
+        y, before = block.aggregated(x).detach(), block.norm.running_mean.clone()
+        block.train()(x)
+        expected = (1 - weight) * before + weight * y.mean(dim=(0, 2, 3))
+        assert torch.allclose(block.norm.running_mean, expected, rtol=1e-12)
 
 
 @given(spec=block_specs(), seed=seeds(), form=st.sampled_from(FORMS))

@@ -127,10 +127,8 @@ REFUSALS = {
     "shortcut (='identity') needs in_channels (=4) equal to out_channels (=4) and stride (=2) 1; "
     "use 'projection' or 'none'": {"shortcut": "identity", "stride": 2},
     "spatial_dims (=4) must be 1, 2 or 3": {"spatial_dims": 4},
-    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, none": {
-        "kernel_size": 4,
-        "norm": "x",
-    },
+    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, "
+    "none": {"kernel_size": 4, "norm": "x"},
 }
 
 

@@ -1,0 +1,93 @@
+"""What is known of a value by construction: which values it vanishes with.
+
+A mask such as x > 0 differs from step(x) only where x is zero. Multiplied by something that vanishes there the
+difference is gone, which is why x · (x > 0) is relu(x). So a tensor may remember `root`, a value of which it is a
+known non-zero constant multiple, and `divisors`, values it vanishes with (because it is a product with them, or a
+sum of such products). Nothing is ever fitted: both come from the operations that made the tensor.
+
+A remembered value is compared by identity or, after a view or a copy, by its residues, which is as good as every
+other comparison in the field. It no longer counts once its storage was written to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MOST = 4  # divisors remembered; forgetting one loses a proof, never makes one
+
+
+class Value(NamedTuple):
+    """The contents of a tensor at one time."""
+
+    parts: Tensor
+    state: Any
+    version: int
+
+    def same(self, other: Value) -> bool:
+        if self.state.version != self.version or other.state.version != other.version:
+            return False
+        a, b = self.parts, other.parts
+        return a is b or (a.shape == b.shape and torch.equal(a, b))
+
+
+class Origin(NamedTuple):
+    root: Value | None
+    divisors: tuple[Value, ...]
+    zero: bool = False  # the constant 0 vanishes with everything
+    version: int = 0  # of the tensor that it describes
+
+
+ZERO = Origin(None, (), zero=True)
+
+
+def value_of(x: Any) -> Value:
+    return Value(x.parts, x.state, x.state.version)
+
+
+def current(x: Any) -> Origin | None:
+    """The tensor's origin, unless it was written to since."""
+    origin: Origin | None = x.origin
+    return origin if origin is not None and origin.version == x.state.version else None
+
+
+def root_of(x: Any) -> Value:
+    origin = current(x)
+    return value_of(x) if origin is None or origin.root is None else origin.root
+
+
+def divisors_of(x: Any) -> tuple[Value, ...]:
+    origin = current(x)
+    return (value_of(x),) if origin is None else origin.divisors
+
+
+def of_multiple(x: Any, factor_is_zero: bool) -> Origin:
+    """The origin of a number times x."""
+    return ZERO if factor_is_zero else Origin(root_of(x), divisors_of(x))
+
+
+def of_product(a: Any, b: Any) -> Origin:
+    return Origin(None, (divisors_of(a) + divisors_of(b))[:MOST])
+
+
+def of_sum(a: Any, b: Any) -> Origin | None:
+    """A sum vanishes where both terms do."""
+    first, second = current(a), current(b)
+    if first is None and second is None:
+        return None
+    if first is not None and first.zero:
+        return Origin(root_of(b), divisors_of(b))
+    if second is not None and second.zero:
+        return Origin(root_of(a), divisors_of(a))
+    others = divisors_of(b)
+    common = tuple(v for v in divisors_of(a) if any(v.same(w) for w in others))
+    return Origin(None, common) if common else None
+
+
+def vanishes_with(x: Any, value: Value) -> bool:
+    origin = current(x)
+    if origin is not None and origin.zero:
+        return True
+    return any(v.same(value) for v in divisors_of(x))

@@ -1,0 +1,80 @@
+"""The probability that a proof in the field is wrong, derived and computed.
+
+**Setting.** A run evaluates expressions built from rational constants, variables, ring operations (including
+division by given integers) and function applications f(t1, …). Two expressions are *equal* if they are equal in
+every commutative ring over the rationals under every interpretation of the function symbols (congruence), so
+equality implies equality of the real functions. Replace, from the inside out, each application by a fresh variable,
+equal applications by the same one: every expression becomes a polynomial over the rationals, equal expressions
+become equal polynomials, and unequal ones different polynomials.
+
+**What can go wrong.** In the *ideal* run the variables of different applications are independent and uniform for each
+prime. The actual run differs from it only if two applications of one function, with arguments unequal as
+expressions, receive arguments equal modulo all K primes. Step and zero identify t with -t and single out 0, so for
+a pair of queries both t - u and t + u, and for a query t itself, must be non-zero polynomials that do not vanish:
+with Q queries at most Q (Q - 1) + Q = Q² polynomials. One more is the difference of two outputs which are unequal:
+if the verdict "equal" is wrong there is one. By the union bound it suffices to bound the probability that one given
+non-zero polynomial f vanishes at the random point modulo all primes. (Several arguments: if the tuples differ, one
+coordinate does, and that one is the polynomial. The residues of a max-pool window's multiset are a sum of fresh
+variables and differ as polynomials when the multisets do, because multiplicities are below p.)
+
+**One polynomial.** The books keep the union of all bounds met: the greatest L1 norm 2^high, a common unit 2^low and a
+common denominator. A difference (or sum) f of two of the polynomials, times 2^-low · denominator, has integer
+coefficients below 2^B, B = high + 1 - low + log2(denominator), not all of them zero. For one prime p drawn from a
+pool of n primes above 2^20:
+* p divides a given non-zero coefficient with probability at most (B / 20) / n;
+* otherwise f is non-zero modulo p, of degree at most D, and vanishes at a uniform point with probability at most
+  D / p <= D / 2^20 (Schwartz-Zippel; Z/p is a field, and zero divisors of the product of the primes do not matter,
+  as each prime is judged by itself and functions are keyed by the whole tuple);
+* or the random functions' hash (`hashing`) failed at this prime: some pair among the Q queries collides with
+  probability at most Q² / 2 · 2^-COLLISION_BITS, and this is independent for each prime.
+The point is drawn independently for each prime. Primes are drawn without replacement; for a symmetric product of
+non-negative numbers this only lowers the mean (Maclaurin's inequality). So f vanishes modulo all K primes with
+probability at most e^K, e = D / 2^20 + (B / 20) / n + Q² / 2^(COLLISION_BITS + 1), and
+
+    probability of error <= (Q² + 1) · e^K.
+
+Residues of variables are uniform up to 2^-32 (relative), which the gap between 2^20 and the smallest prime,
+2^20 + 7, more than pays for. Modelled, not proved: that the keyed finaliser behaves as a random function, and that
+torch's generator and SHAKE-256 are random.
+
+Q, D and B are counted while the run goes on, for all arguments of functions and for the outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from equivalence.arithmetic.field import primes as prime_pool
+from equivalence.arithmetic.field.bound import Bound
+from equivalence.arithmetic.field.hashing import COLLISION_BITS
+
+
+class Books:
+    """What a run has to remember to know its probability of error."""
+
+    __slots__ = ("_lower", "_pool", "_primes", "_union", "queries")
+
+    def __init__(self, primes: int, prime_range: tuple[int, int]) -> None:
+        self._primes = primes
+        self._lower = prime_range[0]
+        self._pool = len(prime_pool.pool(*prime_range))
+        self._union = Bound(degree=1)
+        self.queries = 0
+
+    def query(self, count: int, arguments: Iterable[Bound]) -> None:
+        """So many applications of a random function to arguments of this size."""
+        self.queries += count
+        for bound in arguments:
+            self._union.absorb(bound)
+
+    def log2_error(self, outputs: Iterable[Bound]) -> float:
+        union = self._union
+        for bound in outputs:
+            union = union.union(bound)
+        queries = float(self.queries) ** 2
+        vanishing = union.degree / self._lower
+        divided = max(0.0, union.bits + 1) / math.log2(self._lower) / self._pool
+        collided = queries * 2.0 ** -(COLLISION_BITS + 1)
+        one = min(1.0, vanishing + divided + collided)
+        return min(0.0, math.log2(queries + 1) + self._primes * math.log2(one))

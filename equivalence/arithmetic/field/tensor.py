@@ -1,0 +1,235 @@
+"""The field: a run's primes, random functions, constants and books, and the tensor whose elements are residues.
+
+A value is a rational expression known modulo K random primes. Ring operations are exact; every other function is a
+random function of its argument's residues. Two programs that agree at random points are equal as expressions built
+from ring operations and *arbitrary* functions of the same names, hence equal for the actual ones and every real
+input, except with the probability derived in `probability`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from equivalence.arithmetic.errors import NonFiniteValue, RedrawPrimes, UnsupportedOperation
+from equivalence.arithmetic.field import primes as prime_pool
+from equivalence.arithmetic.field.bound import VARIABLE, Bound
+from equivalence.arithmetic.field.embedding import embed
+from equivalence.arithmetic.field.hashing import RandomFunctions
+from equivalence.arithmetic.field.modulus import Modulus
+from equivalence.arithmetic.field.origin import ZERO, Origin
+from equivalence.arithmetic.field.probability import Books
+from equivalence.arithmetic.stacked import Arithmetic, StackedTensor, _make_wrapper
+
+Number = int | float | Fraction
+
+
+class Field(Arithmetic):
+    """One run: everything is a function of `seed`, `primes` (how many) and the order of nothing.
+
+    `dtype` is the precision of the modules: casts to it or to a more precise one keep the value, casts to a coarser
+    one round and are a random function. `prime_range` is for tests of the probability of error.
+    """
+
+    def __init__(
+        self,
+        seed: int = 0,
+        primes: int = 9,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        *,
+        prime_range: tuple[int, int] = (prime_pool.LOWER, prime_pool.UPPER),
+    ) -> None:
+        self.seed = seed
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.modulus = Modulus(prime_pool.draw(seed, primes, *prime_range))
+        self.count = primes
+        self.functions = RandomFunctions(self.modulus, seed)
+        self.books = Books(primes, prime_range)
+        self._numbers: dict[Any, tuple[Tensor, Bound]] = {}
+
+    # -- values that enter ---------------------------------------------------------------------------------------
+
+    def variables(self, shape: Sequence[int], key: str, dtype: torch.dtype | None = None) -> FieldTensor:
+        """Independent uniform residues, the same for the same seed and key, whichever module asks."""
+        digest = hashlib.blake2b(f"{self.seed}/variables/{key}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        uniform = torch.rand((self.count, *shape), dtype=torch.float64, generator=generator)
+        p = torch.tensor(self.modulus.primes, dtype=torch.float64).view(-1, *(1,) * len(shape))
+        residues = uniform.mul_(p).floor_().sub_((p - 1) / 2)
+        return self.wrap(residues, VARIABLE.copy(), dtype or self.dtype)
+
+    def embed(self, tensor: Tensor, name: str = "a constant") -> FieldTensor:
+        """The exact residues of a plain floating tensor."""
+        return self.embed_all({name: tensor})[name]
+
+    def embed_all(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Every floating tensor of a state dict in one pass; others are returned as they are."""
+        result: dict[str, Any] = dict(tensors)
+        names = [n for n, t in tensors.items() if t.is_floating_point()]
+        if not names:
+            return result
+        precise = max((tensors[n].dtype for n in names), key=lambda d: -torch.finfo(d).eps)
+        flat = [tensors[n].detach().to("cpu", precise).reshape(-1) for n in names]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
+        try:
+            residues, bound = embed(self.modulus, joined, names[0])
+        except NonFiniteValue:
+            for n, t in zip(names, flat, strict=True):
+                embed(self.modulus, t, repr(n))  # raises, naming the culprit
+            raise
+        sizes = [t.numel() for t in flat]
+        for n, part in zip(names, residues.split(sizes, dim=1), strict=True):
+            source = tensors[n]
+            own = Bound(0, bound.high, bound.low, bound.denominator)
+            result[n] = self.wrap(part.view(self.count, *source.shape), own, source.dtype)
+        return result
+
+    def random_like(self, tensors: Mapping[str, Tensor], key: str = "weights") -> dict[str, Any]:
+        """A random residue for every element of the floating tensors; others are returned as they are."""
+        return {
+            n: self.variables(t.shape, f"{key}/{n}", t.dtype) if t.is_floating_point() else t
+            for n, t in tensors.items()
+        }
+
+    def number(self, value: Number | bool) -> tuple[Tensor, Bound]:
+        """Residues (K,) and bound of a Python number, exactly; remembered."""
+        key = (type(value), value)
+        found = self._numbers.get(key)
+        if found is None:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise NonFiniteValue("a Python number", value)
+            if not isinstance(value, int | float | Fraction):
+                raise UnsupportedOperation("embedding", f"{value!r} is not a real number")
+            exact = Fraction(value)
+            try:
+                residues = self.modulus.residues(exact.numerator, exact.denominator)
+            except ValueError as error:
+                raise RedrawPrimes(f"{exact} has no residue modulo {self.modulus.primes}") from error
+            found = self._numbers[key] = (residues, Bound.of_number(exact))
+        return found
+
+    def scalar(self, value: Number | bool, dims: int) -> tuple[Tensor, Bound]:
+        """A number's residues, shaped to broadcast against a tensor of so many dimensions."""
+        key = (type(value), value, dims)
+        found = self._numbers.get(key)
+        if found is None:
+            residues, bound = self.number(value)
+            found = self._numbers[key] = (residues.view(-1, *(1,) * dims), bound)
+        return found
+
+    def inverse(self, value: Number, dims: int) -> tuple[Tensor, Bound]:
+        """1 / value exactly: dividing by a number is multiplying by its inverse modulo each prime."""
+        if value == 0:
+            raise UnsupportedOperation("division", "the divisor is the number 0")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise NonFiniteValue("a divisor", value)
+        return self.scalar(1 / Fraction(value), dims)
+
+    def constant(self, value: Tensor | float, dtype: torch.dtype | None = None) -> Any:
+        if isinstance(value, FieldTensor):
+            return value
+        if isinstance(value, Tensor) and value.dim() == 0:
+            return self.constant(value.item(), value.dtype)
+        if isinstance(value, Tensor):
+            if value.is_floating_point():
+                return self.embed(value)
+            plain = value.to(torch.float64)  # integers and booleans below 2^53
+            result = self.embed(plain)
+            return self.wrap(result.parts, result.state, value.dtype)
+        residues, bound = self.number(value)
+        result = self.wrap(residues.clone(), bound.copy(), dtype or self.dtype)
+        result.origin = ZERO if value == 0 else None
+        return result
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def wrap(self, parts: Tensor, state: Bound, dtype: torch.dtype, size: float = 0.0) -> FieldTensor:
+        """A tensor of these residues; if `size` is given they are not reduced yet, but at most that large."""
+        made: FieldTensor = _make_wrapper(
+            FieldTensor,
+            parts.shape[1:],
+            strides=parts.stride()[1:],
+            storage_offset=parts.storage_offset(),
+            dtype=dtype,
+            device=self.device,
+        )
+        made.arithmetic = self
+        made.raw = parts
+        made.size_of_raw = size
+        made.state = state
+        return made
+
+    def joined(self, tensors: Sequence[StackedTensor]) -> Bound:
+        bound: Bound = tensors[0].state
+        for t in tensors[1:]:
+            bound = bound.union(t.state)
+        return bound.copy()
+
+    def random(self, name: str, *arguments: tuple[Tensor, Bound]) -> tuple[Tensor, Bound]:
+        """The random function of this name at equally shaped (K, …) arguments, elementwise."""
+        shape = arguments[0][0].shape
+        flat = [parts.reshape(self.count, -1).numpy() for parts, _ in arguments]
+        joined = flat[0] if len(flat) == 1 else np.concatenate(flat)
+        self.books.query(joined.shape[1], [bound for _, bound in arguments])
+        return torch.from_numpy(self.functions.value(name, joined)).view(shape), VARIABLE
+
+    def signed(self, name: str, parts: Tensor, bound: Bound) -> tuple[Tensor, Tensor]:
+        """sign(t), shape (1, …), and the random function of |t|, shape (K, …)."""
+        flat = parts.reshape(self.count, -1).numpy()
+        self.books.query(flat.shape[1], (bound,))
+        sign = self.functions.sign(flat)
+        value = torch.from_numpy(self.functions.value(name, flat * sign)).view(parts.shape)
+        return torch.from_numpy(sign).view(1, *parts.shape[1:]), value
+
+    @property
+    def queries(self) -> int:
+        return self.books.queries
+
+    def log2_error(self, *outputs: FieldTensor) -> float:
+        """log2 of the probability that unequal outputs of this run were seen as equal; see `probability`."""
+        return self.books.log2_error([t.state for t in outputs])
+
+
+class FieldTensor(StackedTensor):
+    """Residues of shape (K, *shape), float64, centred; see `Field`.
+
+    Sums and matrix products leave reduction to the first reader: `raw` may hold integers up to `size_of_raw`
+    (0 stands for centred residues), `parts` reduces them where they lie.
+    """
+
+    arithmetic: Field
+    state: Bound
+    raw: Tensor
+    size_of_raw: float
+    origin: Origin | None = None
+    rules = Field.rules
+
+    @property
+    def parts(self) -> Tensor:  # type: ignore[override]
+        if self.size_of_raw:
+            self.arithmetic.modulus.reduce_sized_(self.raw, self.size_of_raw)
+            self.size_of_raw = 0.0
+        return self.raw
+
+    def reduced(self) -> FieldTensor:
+        """This tensor, its raw numbers being centred residues."""
+        _ = self.parts
+        return self
+
+    @staticmethod
+    def equal(a: FieldTensor, b: FieldTensor) -> bool:
+        """Whether all elements have equal residues: a proof of equality up to `Field.log2_error(a, b)`."""
+        if not (isinstance(a, FieldTensor) and isinstance(b, FieldTensor)):
+            raise TypeError("FieldTensor.equal compares two field tensors")
+        if a.arithmetic.modulus.primes != b.arithmetic.modulus.primes:
+            raise ValueError("tensors of two runs have different primes: use one seed for both modules")
+        return a.shape == b.shape and torch.equal(a.parts, b.parts)

@@ -1,0 +1,292 @@
+"""The whole ladder of evidence, and the verdict that follows from it.
+
+Guarantee: EQUIVALENT only if the field proves every experiment at every shape and nothing else
+contradicts it. DIFFERENT only with a witness that rounding cannot explain, integers on which a
+kernel is wrong, or another output shape or dtype. Everything else is UNDECIDED, with the reason.
+Both modules are left as they were found, and the same seed gives the same report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from equivalence.arithmetic.errors import UnsupportedOperation
+from equivalence.arithmetic.field import Field
+from equivalence.arithmetic.floating import compare
+from equivalence.arithmetic.lattice import NotApplicable
+from equivalence.arithmetic.rounding import Rounding, RoundingTensor
+from equivalence.blocks.forms import Block
+from equivalence.verdict.experiments import OUTPUTS
+from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.modules import base_dtype
+from equivalence.verdict.preflight import (
+    both_forward,
+    float_input,
+    obstacle,
+    other_shape,
+    structural_difference,
+)
+from equivalence.verdict.prove import (
+    Proof,
+    UnfollowedModule,
+    default_shapes,
+    evaluate,
+    idle_parameters,
+    prove_shapes,
+)
+from equivalence.verdict.verdict import Evidence, Report, Verdict
+from equivalence.verdict.witness import bounded, find_witness
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from equivalence.arithmetic.difference import Quantity
+    from equivalence.arithmetic.floating import Mode
+    from equivalence.verdict.modules import Shape
+    from equivalence.verdict.prove import Weights
+
+
+def check(
+    left: nn.Module,
+    right: nn.Module,
+    *,
+    input_shape: Shape | None = None,
+    mode: Mode = "eval",
+    weights: Weights = "given",
+    seed: int = 0,
+) -> Report:
+    """Say whether two modules are the same function, and how that is known.
+
+    >>> from equivalence import BlockSpec, Grouped, PerBranch, transfer
+    >>> spec = BlockSpec(in_channels=8, cardinality=2, width=3)
+    >>> a, c = PerBranch(spec), Grouped(spec)
+    >>> check(a, c).verdict
+    <Verdict.DIFFERENT: 'different'>
+    >>> _ = transfer(a, c)
+    >>> report = check(a, c, input_shape=(2, 8, 6, 6))
+    >>> bool(report), report.verdict.name
+    (True, 'EQUIVALENT')
+
+    Args:
+        left, right: any two modules built from ordinary convolutional-network operations.
+        input_shape: `(N, C, H, W)`; a second shape of other parity and batch is checked too. Forms
+            of a block need none.
+        mode: "eval", or "train" for batch statistics, running statistics and a step of SGD.
+        weights: "given", or "all" to prove two forms of one spec for every weight.
+        seed: of everything that is drawn.
+
+    Returns:
+        the report; printed, it is the full text, and its truth value is that of EQUIVALENT.
+
+    Raises:
+        TypeError: if one of them is no module.
+        RejectedInput: if a module fails on the input or returns no tensor; names side and place.
+    """
+    for side, module in (("left", left), ("right", right)):
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{side} is a {type(module).__name__}, but must be a torch.nn.Module")
+    ladder = _Ladder(left, right, input_shape, mode, weights, seed)
+    verdict, reason = ladder.climb()
+    return Report(
+        left=_name(left),
+        right=_name(right),
+        weights="as given" if weights == "given" else "all",
+        mode=mode,
+        dtype=str(base_dtype(left, right)).removeprefix("torch."),
+        quantities=ladder.quantities,
+        evidence=tuple(ladder.evidence),
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def assert_equivalent(
+    left: nn.Module,
+    right: nn.Module,
+    *,
+    input_shape: Shape | None = None,
+    mode: Mode = "eval",
+    weights: Weights = "given",
+    seed: int = 0,
+) -> None:
+    """Raise unless `check` says EQUIVALENT; the first line of the error is the whole verdict.
+
+    >>> assert_equivalent(nn.ReLU(), nn.ReLU6(), input_shape=(1, 2, 3, 3))
+    Traceback (most recent call last):
+        ...
+    AssertionError: ReLU / ReLU6: DIFFERENT...
+
+    Args:
+        left, right, input_shape, mode, weights, seed: as for `check`.
+
+    Raises:
+        AssertionError: with the verdict in its first line and the full report below.
+    """
+    report = check(left, right, input_shape=input_shape, mode=mode, weights=weights, seed=seed)
+    if not report:
+        raise AssertionError(f"{report.headline}\n{report}")
+
+
+class _Ladder:
+    """Evidence from the cheapest to the dearest, until a verdict follows."""
+
+    def __init__(
+        self,
+        left: nn.Module,
+        right: nn.Module,
+        input_shape: Shape | None,
+        mode: Mode,
+        weights: Weights,
+        seed: int,
+    ) -> None:
+        self.modules = (left, right)
+        self.mode, self.weights, self.seed = mode, weights, seed
+        asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
+        self.outputs = [both_forward(self.modules, shape, mode, seed) for shape in asked]
+        self.shapes = asked
+        if input_shape is not None:
+            self.shapes += other_shape(self.modules, asked[0], mode, seed)
+        self.evidence: list[Evidence] = []
+        self.x = float_input(self.modules, asked[0], seed)
+        self.quantities = compare(
+            left, right, self.x, mode=mode, gradients=True, seed=seed
+        ).quantities
+
+    def climb(self) -> tuple[Verdict, str]:
+        """The verdict and its reason; evidence is kept on the way."""
+        for outputs, shape in zip(self.outputs, self.shapes, strict=False):
+            if difference := structural_difference(outputs, shape):
+                return Verdict.DIFFERENT, difference
+        if reason := obstacle(self.modules, self.outputs[0], self.shapes[0], self.mode, self.seed):
+            return Verdict.UNDECIDED, reason
+        proof = self.proof()
+        if not proof:
+            return self.witness(proof)
+        if self.weights == "all":
+            return Verdict.EQUIVALENT, str(proof)
+        if silent := self.silent():
+            return Verdict.UNDECIDED, silent
+        contradiction = self.integers() or self.rounding()
+        if contradiction:
+            return Verdict.DIFFERENT, contradiction
+        return Verdict.EQUIVALENT, str(proof)
+
+    def proof(self) -> Proof:
+        """The field's evidence, one for each experiment."""
+        proof = prove_shapes(
+            *self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed
+        )
+        probability = 2.0**proof.log2_bound
+        if proof.holds is None:
+            self.evidence.append(Evidence("field", OUTPUTS, None, str(proof)))
+        for name, agreed in proof.experiments.items() if proof.holds is not None else ():
+            statement = "equal as expressions" if agreed else "not equal as expressions: not proved"
+            sure = probability if agreed else None
+            self.evidence.append(Evidence("field", name, agreed, statement, sure))
+        return proof
+
+    def witness(self, proof: Proof) -> tuple[Verdict, str]:
+        """What follows when there is no proof: a witness, or nothing."""
+        try:
+            found = find_witness(*self.modules, self.shapes, self.mode, self.seed)
+        except UnsupportedOperation as error:
+            self.evidence.append(Evidence("rounding", OUTPUTS, None, str(error)))
+            return Verdict.UNDECIDED, f"{proof}, and no bound on rounding: {error}"
+        if found is None:
+            statement = "no input found on which they differ beyond rounding"
+            self.evidence.append(Evidence("rounding", OUTPUTS, None, statement))
+            return Verdict.UNDECIDED, f"{proof}, and {statement}"
+        self.evidence.append(Evidence("rounding", found.experiment, False, str(found)))
+        return Verdict.DIFFERENT, str(found)
+
+    def silent(self) -> str | None:
+        """Why agreement would say little: parameters that have no influence."""
+        for side, module in zip(("left", "right"), self.modules, strict=True):
+            if idle := idle_parameters(module, self.shapes[0], self.seed):
+                return (
+                    f"{idle[0]} and {len(idle) - 1} more parameters of {side} have no influence, "
+                    "because others are zero: vacuous; check with weights='all' or other weights"
+                )
+        return None
+
+    def integers(self) -> str | None:
+        """The lattice's evidence; returns a contradiction, if there is one."""
+        dtype = base_dtype(*self.modules)
+        try:
+            found = run_on_integers(*self.modules, self.shapes[0], dtype, self.seed)
+        except NotApplicable as error:
+            self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
+            return None
+        differing = found.differing()
+        if differing and not self.corresponding(found):
+            statement = "not applicable: the weights are related otherwise than by copying"
+            self.evidence.append(Evidence("lattice", OUTPUTS, None, statement))
+            return None
+        contradiction = None
+        for name in found.results[0]:
+            if name in differing:
+                side = side_that_is_off(*self.modules, found, name)
+                contradiction = f"{name} on integers: a kernel is wrong, {side}"
+                self.evidence.append(Evidence("lattice", name, False, contradiction))
+                continue
+            statement = f"equal in {found.description}"
+            holds = None if found.vacuous else True
+            self.evidence.append(Evidence("lattice", name, holds, statement))
+        return contradiction
+
+    def corresponding(self, found: OnIntegers) -> bool:
+        """Whether the modules are proved equal with the integers as weights."""
+        field = Field(self.seed, 9, base_dtype(*self.modules))
+        try:
+            left, right = (
+                evaluate(field, module, side, self.shapes[0], "eval", state=state)[OUTPUTS]
+                for side, module, state in zip(
+                    ("left", "right"), self.modules, found.weights, strict=True
+                )
+            )
+        except UnfollowedModule:
+            return False
+        return bool(torch.equal(left.parts, right.parts))  # type: ignore[attr-defined]  # field tensors
+
+    def rounding(self) -> str | None:
+        """How much of what rounding allows was seen; returns a contradiction, if there is one."""
+        dtype = base_dtype(*self.modules)
+        try:
+            bounds = [
+                bounded(module, self.x, Rounding(dtype), self.mode, self.seed, gradients=False)
+                for module in self.modules
+            ]
+        except UnsupportedOperation as error:
+            self.evidence.append(Evidence("rounding", OUTPUTS, None, f"no bound: {error}"))
+            return None
+        left, right = (side[OUTPUTS] for side in bounds)
+        if not (isinstance(left, RoundingTensor) and isinstance(right, RoundingTensor)):
+            return None
+        allowed = left.bound + right.bound
+        share, at = _share(*self.outputs[0], allowed)
+        self.quantities = tuple(_with_bound(q, allowed) for q in self.quantities)
+        statement = f"greatest difference in floats is {share:.2g} of what rounding allows"
+        self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement))
+        return None if share <= 1 else f"outputs{at}: {statement}, so a kernel is wrong"
+
+
+def _share(left: Tensor, right: Tensor, allowed: Tensor) -> tuple[float, list[int]]:
+    """The greatest part of the bound that a difference takes up, and where."""
+    apart = (left.cpu().double() - right.cpu().double()).abs()
+    share = torch.where(apart == 0, 0.0, apart / allowed)
+    at = torch.unravel_index(share.argmax(), share.shape)
+    return float(share.max()), [int(i) for i in at]
+
+
+def _with_bound(quantity: Quantity, allowed: Tensor) -> Quantity:
+    if quantity.name != "output" or quantity.problem:
+        return quantity
+    return dataclasses.replace(quantity, bound=float(allowed[quantity.index]))
+
+
+def _name(module: nn.Module) -> str:
+    return module.form if isinstance(module, Block) else type(module).__name__

@@ -1,0 +1,133 @@
+"""What is done to both modules, so that their results can be compared.
+
+Guarantee: no experiment needs a name of a parameter, so any two modules can be compared. Outputs
+show the forward pass, the input's gradient the backward pass. In training mode, evaluating after a
+training step shows the running statistics, and evaluating after a step of plain gradient descent
+shows every parameter's gradient: two modules that no experiment tells apart train alike.
+
+The same code runs in every arithmetic: it is given tensors and never asks what kind they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from equivalence.arithmetic.errors import RejectedInput
+from equivalence.blocks.forms import Block
+from equivalence.weights.correspondence import ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from equivalence.arithmetic.floating import Mode
+
+# A power of two, so that the step is exact in every arithmetic.
+LEARNING_RATE = 0.125
+
+OUTPUTS = "outputs"
+INPUT_GRADIENT = "input gradient"
+AFTER_TRAINING = "outputs after a training step"
+AFTER_SGD = "outputs after an SGD step"
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What both modules are given.
+
+    Attributes:
+        x: the input, `(N, C, H, W)`.
+        later: another input of that shape, for evaluation after a training step.
+        cotangent: makes the cotangent of an output, `(N, C_out, H_out, W_out)`.
+    """
+
+    x: Tensor
+    later: Tensor
+    cotangent: Callable[[Tensor], Tensor]
+
+
+def run(
+    module: nn.Module,
+    tensors: Mapping[str, Any],
+    probe: Probe,
+    mode: Mode,
+    *,
+    gradients: bool = True,
+) -> dict[str, Tensor]:
+    """The results of all experiments of a mode, by name.
+
+    Args:
+        module: any module; which of its parts are training is changed.
+        tensors: its parameters and buffers in some arithmetic; buffers may be written to.
+        probe: input and cotangent in the same arithmetic.
+        mode: "eval" or "train".
+        gradients: whether to go backward, and in training to take the steps that need it.
+
+    Raises:
+        RejectedInput: if the module returns no tensor.
+    """
+    module.train(mode == "train")
+    if not gradients:
+        with torch.no_grad():
+            return {OUTPUTS: _call(module, tensors, probe.x.clone())}
+    wanted = [n for n, p in module.named_parameters() if p.requires_grad and mode == "train"]
+    state = {**tensors, **{n: tensors[n].detach().requires_grad_() for n in wanted}}
+    leaf = probe.x.detach().requires_grad_()
+    with torch.enable_grad():
+        # A module may write into its input, which a leaf does not allow.
+        output = _call(module, state, leaf.clone())
+        found = _gradients(output, [leaf, *(state[name] for name in wanted)], probe)
+    results = {OUTPUTS: output.detach()}
+    if found[0] is not None:
+        results[INPUT_GRADIENT] = found[0]
+    if mode == "train":
+        gradient_of = {n: g for n, g in zip(wanted, found[1:], strict=True) if g is not None}
+        results |= _after_steps(module, state, gradient_of, probe)
+    return results
+
+
+def _after_steps(
+    module: nn.Module, state: Mapping[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
+) -> dict[str, Tensor]:
+    """Evaluation after the training step that the buffers saw, and after a step of SGD too."""
+    module.eval()
+    with torch.no_grad():
+        stepped = {name: state[name] - LEARNING_RATE * g for name, g in gradient_of.items()}
+        results = {
+            AFTER_TRAINING: _call(module, state, probe.later.clone()),
+            AFTER_SGD: _call(module, {**state, **stepped}, probe.later.clone()),
+        }
+        if isinstance(module, Block):
+            buffers = {name for name, _ in module.named_buffers()}
+            statistics = {name: tensor for name, tensor in state.items() if name in buffers}
+            results |= _one_by_one(module, statistics, "{}")
+            results |= _one_by_one(module, gradient_of, "{}.grad")
+    return results
+
+
+def _one_by_one(module: Block, tensors: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
+    """A form's tensors in the correspondence's arrangement, so that forms can be compared."""
+    cardinality = module.spec.cardinality
+    return {
+        label.format(row.name): row.gather(module.form, [tensors[n] for n in names], cardinality)
+        for row in ROWS
+        if (names := row.places[module.form].names(cardinality))[0] in tensors
+    }
+
+
+def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[Tensor | None]:
+    if not output.requires_grad:
+        return [None] * len(leaves)
+    cotangent = probe.cotangent(output.detach())
+    return torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
+
+
+def _call(module: nn.Module, tensors: Mapping[str, Any], x: Tensor) -> Tensor:
+    output = functional_call(module, dict(tensors), (x,))
+    if not isinstance(output, Tensor):
+        raise RejectedInput(f"returned a {type(output).__name__}, but must return one tensor")
+    return output

@@ -1,0 +1,317 @@
+"""The proof: both modules agree at random points of a finite field, in every experiment.
+
+Guarantee: if `Proof.holds`, the modules are equal for every real input of the shapes covered, as
+expressions in the ring operations and in the named nonlinear functions, except with the stated
+probability; see `arithmetic.field.probability` for its derivation. What the field cannot follow is
+never guessed: then `holds` is None and the reason names the operation and the submodule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.func import functional_call
+
+from equivalence.arithmetic.errors import RedrawPrimes, UnsupportedOperation
+from equivalence.arithmetic.field import Field, FieldTensor
+from equivalence.arithmetic.location import locating
+from equivalence.arithmetic.preserve import as_found
+from equivalence.blocks.forms import Block
+from equivalence.verdict.experiments import Probe, run
+from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
+from equivalence.weights.correspondence import ROWS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from equivalence.arithmetic.floating import Mode
+
+Weights = Literal["given", "all"]
+
+TARGET = -64.0
+# Enough for a block; what turns out too few is run again with more.
+_PRIMES = {"eval": 9, "train": 15}
+_MOST_PRIMES = 48
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """Whether two modules were proved equal, and how sure that is.
+
+    Attributes:
+        holds: True if every experiment agreed at every shape; False if one did not, which means
+            *not proved*, not different; None if the field could not follow a module.
+        experiments: whether each experiment agreed, by name; at all shapes.
+        log2_error: log2 of the probability that unequal modules were seen as equal.
+        shapes: the input shapes `(N, C, H, W)` that were covered.
+        mode: "eval" or "train".
+        weights: "given", or "all" if it holds for all weights under the correspondence.
+        primes: number of primes that the residues were taken modulo.
+        reason: what stood in the way, if anything.
+    """
+
+    holds: bool | None
+    experiments: dict[str, bool]
+    log2_error: float
+    shapes: tuple[Shape, ...]
+    mode: Mode
+    weights: Weights
+    primes: int
+    reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.holds is True
+
+    def __str__(self) -> str:
+        if self.holds is None:
+            return f"cannot be followed: {self.reason}"
+        covered = " and ".join(map(str, self.shapes))
+        if not self.holds:
+            failed = ", ".join(name for name, agreed in self.experiments.items() if not agreed)
+            return f"not proved at {covered}: {failed} differ as expressions"
+        of_weights = "all weights and " if self.weights == "all" else ""
+        return (
+            f"proved for {of_weights}every input of shape {covered}, "
+            f"wrong with a probability below 2^{self.log2_bound}"
+        )
+
+    @property
+    def log2_bound(self) -> int:
+        """The exponent, rounded up to an integer: the probability of error is below 2 to it."""
+        return int(-(-self.log2_error // 1))
+
+
+def prove(
+    left: nn.Module,
+    right: nn.Module,
+    *,
+    input_shape: Shape | None = None,
+    mode: Mode = "eval",
+    weights: Weights = "given",
+    gradients: bool = True,
+    seed: int = 0,
+) -> Proof:
+    """Run both modules over a finite field and say whether they are equal for every input.
+
+    >>> from equivalence import BlockSpec, Grouped, PerBranch, transfer
+    >>> spec = BlockSpec(in_channels=8, cardinality=2, width=3)
+    >>> a, c = PerBranch(spec), Grouped(spec)
+    >>> prove(a, c).holds
+    False
+    >>> _ = transfer(a, c)
+    >>> print(prove(a, c, input_shape=(2, 8, 5, 5)))  # doctest: +ELLIPSIS
+    proved for every input of shape (2, 8, 5, 5), wrong with a probability below 2^-...
+
+    Args:
+        left, right: any two modules; they are left as they were found.
+        input_shape: `(N, C, H, W)`; for two forms of a block, by default shapes of both parities
+            that have corners, edges and an interior.
+        mode: "eval": outputs and the input's gradient; "train": also what a step leaves behind.
+        weights: "given" takes them as they are; "all" proves two forms of one spec for every
+            weight, moved by the correspondence.
+        gradients: whether to prove the input's gradient in evaluation mode too.
+        seed: of primes, inputs and random functions.
+
+    Returns:
+        the proof; printed, it is one sentence.
+
+    Raises:
+        ValueError: if a shape is needed and not given, or "all" is asked of other modules.
+
+    Source: Schwartz–Zippel; Xie et al. 2016, footnote 3, is the theorem for three forms.
+    """
+    shapes = (input_shape,) if input_shape is not None else default_shapes(left, right)
+    return prove_shapes(left, right, shapes, mode, weights, gradients=gradients, seed=seed)
+
+
+def default_shapes(left: nn.Module, right: nn.Module) -> tuple[Shape, ...]:
+    """Shapes that a form's proof covers by default: both parities, with an interior, N of 2 and 1.
+
+    Raises:
+        ValueError: if the modules are not two forms, whose spec would tell.
+    """
+    for module in (left, right):
+        if isinstance(module, Block):
+            spec = module.spec
+            size = spec.dilation * (spec.kernel_size - 1) + 3
+            return (
+                spec.input_shape(batch=2, size=size),
+                spec.input_shape(batch=1, size=size + 1 if spec.stride > 1 else size - 1),
+            )
+    raise ValueError("input_shape is needed: neither module is a form, whose spec would tell it")
+
+
+def prove_shapes(
+    left: nn.Module,
+    right: nn.Module,
+    shapes: Sequence[Shape],
+    mode: Mode,
+    weights: Weights,
+    *,
+    gradients: bool,
+    seed: int,
+) -> Proof:
+    """`prove` at several shapes, in one run with one probability of error."""
+    primes, salt = _PRIMES[mode], 0
+    while True:
+        field = Field(seed + salt, primes, base_dtype(left, right))
+        try:
+            proof = _attempt(field, (left, right), tuple(shapes), mode, weights, gradients)
+        except RedrawPrimes:
+            salt += 2**32
+            continue
+        if not proof.holds or proof.log2_error < TARGET:
+            return proof
+        if primes >= _MOST_PRIMES:
+            reason = f"the probability of error is only below 2^{proof.log2_bound}"
+            return dataclasses.replace(proof, holds=None, reason=reason)
+        primes = min(_MOST_PRIMES, primes * 2)
+
+
+def _attempt(
+    field: Field,
+    modules: tuple[nn.Module, nn.Module],
+    shapes: tuple[Shape, ...],
+    mode: Mode,
+    weights: Weights,
+    gradients: bool,
+) -> Proof:
+    experiments: dict[str, bool] = {}
+    results: list[FieldTensor] = []
+    reason = None
+    try:
+        for shape in shapes:
+            sides = [
+                evaluate(field, module, side, shape, mode, weights, gradients=gradients)
+                for side, module in zip(("left", "right"), modules, strict=True)
+            ]
+            for name in {**sides[0], **sides[1]}:
+                agreed = name in sides[0] and name in sides[1] and _equal(*(s[name] for s in sides))
+                experiments[name] = experiments.get(name, True) and agreed
+            results += [t for s in sides for t in s.values() if isinstance(t, FieldTensor)]
+    except UnfollowedModule as error:
+        reason = str(error)
+    return Proof(
+        holds=None if reason else all(experiments.values()),
+        experiments=experiments,
+        log2_error=field.log2_error(*results),
+        shapes=shapes,
+        mode=mode,
+        weights=weights,
+        primes=field.count,
+        reason=reason,
+    )
+
+
+class UnfollowedModule(RuntimeError):
+    """An arithmetic cannot follow a module; says the side, the operation and the submodule."""
+
+
+def evaluate(
+    field: Field,
+    module: nn.Module,
+    side: str,
+    shape: Shape,
+    mode: Mode,
+    weights: Weights = "given",
+    *,
+    gradients: bool = True,
+    state: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """All experiments of one module over the field, with `state` in place of its own tensors.
+
+    Raises:
+        UnfollowedModule: naming the operation and the submodule.
+    """
+    key = "x".join(map(str, shape))
+    probe = Probe(
+        x=field.variables(shape, f"{key}/x"),
+        later=field.variables(shape, f"{key}/later"),
+        cotangent=lambda y: field.variables(y.shape, f"{key}/cotangent", y.dtype),
+    )
+    module = original(module)
+
+    def attempt() -> dict[str, Tensor]:
+        with as_found(module):
+            tensors = lifted(field, module, weights, state)
+            return run(module, tensors, probe, mode, gradients=gradients)
+
+    try:
+        return attempt()
+    except RedrawPrimes:
+        raise
+    except Exception:
+        # Run again, now listening where it happens: that costs time only when it is needed.
+        with locating(module):
+            try:
+                attempt()
+            except UnsupportedOperation as located:
+                error = located
+            except Exception as again:
+                error = again
+        raise UnfollowedModule(f"{side}: {error}") from error
+
+
+def lifted(
+    field: Field, module: nn.Module, weights: Weights, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Parameters and buffers over the field: their own values, or random ones that correspond."""
+    tensors = tensors_of(module) if state is None else dict(state)
+    if weights == "given":
+        return field.embed_all(tensors)
+    if not isinstance(module, Block):
+        raise ValueError(
+            f"weights='all' needs two forms of one block, but a {type(module).__name__} is none"
+        )
+    return {**tensors, **_corresponding(field, module, tensors)}
+
+
+def _corresponding(
+    field: Field, module: Block, tensors: Mapping[str, Tensor]
+) -> dict[str, FieldTensor]:
+    """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
+    form, cardinality = module.form, module.spec.cardinality
+    drawn: dict[str, Any] = {}
+    for row in ROWS:
+        names = row.places[form].names(cardinality)
+        if names[0] not in tensors or not tensors[names[0]].is_floating_point():
+            continue
+        shape = row.gather(form, [tensors[name] for name in names], cardinality).shape
+        canonical = field.variables(shape, f"weights/{row.name}")
+        scalars = torch.arange(shape.numel()).view(shape)
+        for name, which in zip(names, row.scatter(form, scalars, cardinality), strict=True):
+            drawn[name] = canonical.flatten()[which]
+    return drawn
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    if isinstance(left, FieldTensor) and isinstance(right, FieldTensor):
+        return FieldTensor.equal(left, right)
+    # Counters of batches are plain integers in every arithmetic.
+    return type(left) is type(right) and torch.equal(left, right)
+
+
+def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
+    """The parameters that have no influence on the output in evaluation mode, whatever the input.
+
+    Their gradient is zero over the field. Only a module with an all-zero tensor is looked at: that
+    is what silences others.
+    """
+    module = original(module)
+    zeros = [n for n, p in module.named_parameters() if p.numel() and not p.any()]
+    if not zeros:
+        return []
+    field = Field(seed, _PRIMES["eval"], base_dtype(module))
+    with as_found(module):
+        tensors = lifted(field, module, "given")
+        names = [name for name, _ in module.named_parameters()]
+        leaves = {name: tensors[name].detach().requires_grad_() for name in names}
+        module.eval()
+        output = functional_call(module, {**tensors, **leaves}, (field.variables(shape, "idle"),))
+        cotangent = field.variables(output.shape, "cotangent", output.dtype)
+        found = torch.autograd.grad(output, list(leaves.values()), cotangent, allow_unused=True)
+    return [n for n, g in zip(names, found, strict=True) if g is None or not g.parts.any()]
