@@ -152,9 +152,7 @@ class _Ladder:
             self.shapes += other_shape(self.modules, asked[0], mode, seed)
         self.evidence: list[Evidence] = []
         self.x = float_input(self.modules, asked[0], seed)
-        self.quantities = compare(
-            left, right, self.x, mode=mode, gradients=True, seed=seed
-        ).quantities
+        self.quantities = compare(left, right, self.x, mode=mode, gradients=True, seed=seed).quantities
 
     def climb(self) -> tuple[Verdict, str]:
         """The verdict and its reason; evidence is kept on the way."""
@@ -177,9 +175,7 @@ class _Ladder:
 
     def proof(self) -> Proof:
         """The field's evidence, one for each experiment."""
-        proof = prove_shapes(
-            *self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed
-        )
+        proof = prove_shapes(*self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed)
         probability = 2.0**proof.log2_bound
         if proof.holds is None:
             self.evidence.append(Evidence("field", OUTPUTS, None, str(proof)))
@@ -244,9 +240,7 @@ class _Ladder:
         try:
             left, right = (
                 evaluate(field, module, side, self.shapes[0], "eval", state=state)[OUTPUTS]
-                for side, module, state in zip(
-                    ("left", "right"), self.modules, found.weights, strict=True
-                )
+                for side, module, state in zip(("left", "right"), self.modules, found.weights, strict=True)
             )
         except UnfollowedModule:
             return False

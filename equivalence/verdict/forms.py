@@ -65,9 +65,7 @@ def build_forms(spec: BlockSpec, setting: Setting) -> list[Block]:
     return blocks
 
 
-def verify_forms(
-    spec: BlockSpec, setting: Setting
-) -> tuple[tuple[Report, ...], tuple[TransferRecord, ...]]:
+def verify_forms(spec: BlockSpec, setting: Setting) -> tuple[tuple[Report, ...], tuple[TransferRecord, ...]]:
     """All three pairs with independent weights, then with transferred ones.
 
     Args:
@@ -83,26 +81,17 @@ def verify_forms(
     blocks = build_forms(spec, setting)
     generator = torch.Generator().manual_seed(setting.seed)
     shape = spec.input_shape(batch=setting.batch, size=setting.size)
-    inputs = torch.randn(shape, generator=generator).to(
-        _device(setting.device), getattr(torch, setting.dtype)
-    )
+    inputs = torch.randn(shape, generator=generator).to(_device(setting.device), getattr(torch, setting.dtype))
     independent = _reports(blocks, inputs, setting, "independent")
     records = tuple(itertools.starmap(transfer, itertools.pairwise(blocks)))
     return independent + _reports(blocks, inputs, setting, "transferred"), records
 
 
-def _reports(
-    blocks: list[Block], inputs: torch.Tensor, setting: Setting, weights: str
-) -> tuple[Report, ...]:
-    return tuple(
-        _report(left, right, inputs, setting, weights)
-        for left, right in itertools.combinations(blocks, 2)
-    )
+def _reports(blocks: list[Block], inputs: torch.Tensor, setting: Setting, weights: str) -> tuple[Report, ...]:
+    return tuple(_report(left, right, inputs, setting, weights) for left, right in itertools.combinations(blocks, 2))
 
 
-def _report(
-    left: Block, right: Block, inputs: torch.Tensor, setting: Setting, weights: str
-) -> Report:
+def _report(left: Block, right: Block, inputs: torch.Tensor, setting: Setting, weights: str) -> Report:
     figures = compare(
         left,
         right,

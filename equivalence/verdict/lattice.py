@@ -81,17 +81,11 @@ class OnIntegers:
         return [
             name
             for name in {**left, **right}
-            if not (
-                name in left
-                and name in right
-                and torch.equal(left[name], right[name].to(left[name].device))
-            )
+            if not (name in left and name in right and torch.equal(left[name], right[name].to(left[name].device)))
         ]
 
 
-def run_on_integers(
-    left: nn.Module, right: nn.Module, shape: Shape, dtype: torch.dtype, seed: int
-) -> OnIntegers:
+def run_on_integers(left: nn.Module, right: nn.Module, shape: Shape, dtype: torch.dtype, seed: int) -> OnIntegers:
     """Both modules on corresponding integers, in evaluation mode.
 
     Raises:
@@ -113,9 +107,7 @@ def run_on_integers(
     raise NotApplicable(f"even sparse integers do not fit {dtype}: {reason}")
 
 
-def _integer_probe(
-    module: nn.Module, weights: Mapping[str, Tensor], shape: Shape, density: float, seed: int
-) -> Probe:
+def _integer_probe(module: nn.Module, weights: Mapping[str, Tensor], shape: Shape, density: float, seed: int) -> Probe:
     generator = torch.Generator().manual_seed(seed)
     x = integer_input(shape, density, generator)
     probe = Probe(x=x, later=x, cotangent=torch.zeros_like)
@@ -125,9 +117,7 @@ def _integer_probe(
     return dataclasses.replace(probe, cotangent=cotangent.to)
 
 
-def _magnitude(
-    module: nn.Module, weights: Mapping[str, Tensor], probe: Probe, dtype: torch.dtype
-) -> float:
+def _magnitude(module: nn.Module, weights: Mapping[str, Tensor], probe: Probe, dtype: torch.dtype) -> float:
     """The greatest sum of absolute values, if all of them fit the dtype's significand."""
     absolute = {n: t.cpu().double().abs() if t.is_floating_point() else t for n, t in weights.items()}
     x = probe.x.abs()

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 LIMIT = 1e-12
 
 
-def observe(
-    left: nn.Module, right: nn.Module, inputs: Tensor, mode: Mode
-) -> tuple[Verdict, Evidence]:
+def observe(left: nn.Module, right: nn.Module, inputs: Tensor, mode: Mode) -> tuple[Verdict, Evidence]:
     """Compare outputs in float64.
 
     Args:
@@ -32,9 +30,7 @@ def observe(
     wide = [copy.deepcopy(module).double() for module in (left, right)]
     output = compare(wide[0], wide[1], inputs.double(), mode=mode, stages=False)["output"]
     agree = output.problem is None and output.max_abs_diff <= LIMIT * output.largest
-    share = (
-        output.problem or f"{output.max_abs_diff:.2g} apart, largest output {output.largest:.3g}"
-    )
+    share = output.problem or f"{output.max_abs_diff:.2g} apart, largest output {output.largest:.3g}"
     statement = f"observed in float64, not proved: {share}"
     verdict = Verdict.EQUIVALENT if agree else Verdict.DIFFERENT
     return verdict, Evidence("floating", "outputs", agree, statement)

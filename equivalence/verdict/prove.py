@@ -75,8 +75,7 @@ class Proof:
             return f"not proved at {covered}: {failed} differ as expressions"
         of_weights = "all weights and " if self.weights == "all" else ""
         return (
-            f"proved for {of_weights}every input of shape {covered}, "
-            f"wrong with a probability below 2^{self.log2_bound}"
+            f"proved for {of_weights}every input of shape {covered}, wrong with a probability below 2^{self.log2_bound}"
         )
 
     @property
@@ -264,15 +263,11 @@ def lifted(
     if weights == "given":
         return field.embed_all(tensors)
     if not isinstance(module, Block):
-        raise ValueError(
-            f"weights='all' needs two forms of one block, but a {type(module).__name__} is none"
-        )
+        raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
     return {**tensors, **_corresponding(field, module, tensors)}
 
 
-def _corresponding(
-    field: Field, module: Block, tensors: Mapping[str, Tensor]
-) -> dict[str, FieldTensor]:
+def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, FieldTensor]:
     """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
     form, cardinality = module.form, module.spec.cardinality
     drawn: dict[str, Any] = {}

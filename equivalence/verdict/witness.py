@@ -108,9 +108,7 @@ def witness_input(pattern: str, shape: Shape, dtype: torch.dtype, seed: int) -> 
     return made.make(torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).double()
 
 
-def find_witness(
-    left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mode: Mode, seed: int
-) -> Witness | None:
+def find_witness(left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mode: Mode, seed: int) -> Witness | None:
     """The first witness among inputs of many scales, signs and structures, or None.
 
     Args:
@@ -128,10 +126,7 @@ def find_witness(
             x = witness_input(pattern.name, shape, dtype, seed)
             if not x.isfinite().all():
                 continue
-            sides = [
-                bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed)
-                for m in (left, right)
-            ]
+            sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
             for name, index, values, bound in _apart(*sides, gradients=not pattern.zeros):
                 return Witness(name, shape, pattern.name, index, *values, bound)
     return None
