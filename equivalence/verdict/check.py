@@ -22,6 +22,7 @@ from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.preflight import (
     both_forward,
@@ -58,6 +59,7 @@ def check(
     mode: Mode = "eval",
     weights: Weights = "given",
     seed: int = 0,
+    memory: Memory | None = None,
 ) -> Report:
     """Say whether two modules are the same function, and how that is known.
 
@@ -78,6 +80,8 @@ def check(
         mode: "eval", or "train" for batch statistics, running statistics and a step of SGD.
         weights: "given", or "all" to prove two forms of one spec for every weight.
         seed: of everything that is drawn.
+        memory: shared by checks of the same modules, lets each be run once; their weights must not
+            change in between.
 
     Returns:
         the report; printed, it is the full text, and its truth value is that of EQUIVALENT.
@@ -89,7 +93,7 @@ def check(
     for side, module in (("left", left), ("right", right)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{side} is a {type(module).__name__}, but must be a torch.nn.Module")
-    ladder = _Ladder(left, right, input_shape, mode, weights, seed)
+    ladder = _Ladder(left, right, input_shape, mode, weights, seed, memory or Memory())
     verdict, reason = ladder.climb()
     return Report(
         left=_name(left),
@@ -142,7 +146,9 @@ class _Ladder:
         mode: Mode,
         weights: Weights,
         seed: int,
+        memory: Memory,
     ) -> None:
+        self.memory = memory
         self.modules = (left, right)
         self.mode, self.weights, self.seed = mode, weights, seed
         asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
@@ -213,7 +219,7 @@ class _Ladder:
         """The lattice's evidence; returns a contradiction, if there is one."""
         dtype = base_dtype(*self.modules)
         try:
-            found = run_on_integers(*self.modules, self.shapes[0], dtype, self.seed)
+            found = run_on_integers(*self.modules, self.shapes[0], dtype, self.seed, self.memory)
         except NotApplicable as error:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
             return None
@@ -240,7 +246,9 @@ class _Ladder:
         try:
             left, right = (
                 evaluate(field, module, side, self.shapes[0], "eval", state=state)[OUTPUTS]
-                for side, module, state in zip(("left", "right"), self.modules, found.weights, strict=True)
+                for side, module, state in zip(
+                    ("left", "right"), self.modules, [given.weights for given in found.given], strict=True
+                )
             )
         except UnfollowedModule:
             return False
@@ -250,14 +258,11 @@ class _Ladder:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""
         dtype = base_dtype(*self.modules)
         try:
-            bounds = [
-                bounded(module, self.x, Rounding(dtype), self.mode, self.seed, gradients=False)
-                for module in self.modules
-            ]
+            bounds = [self.bounded_outputs(module, Rounding(dtype)) for module in self.modules]
         except UnsupportedOperation as error:
             self.evidence.append(Evidence("rounding", OUTPUTS, None, f"no bound: {error}"))
             return None
-        left, right = (side[OUTPUTS] for side in bounds)
+        left, right = bounds
         if not (isinstance(left, RoundingTensor) and isinstance(right, RoundingTensor)):
             return None
         allowed = left.bound + right.bound
@@ -266,6 +271,13 @@ class _Ladder:
         statement = f"greatest difference in floats is {share:.2g} of what rounding allows"
         self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement))
         return None if share <= 1 else f"outputs{at}: {statement}, so a kernel is wrong"
+
+    def bounded_outputs(self, module: nn.Module, rounding: Rounding) -> Tensor:
+        """What rounding in the modules' floats can make of the outputs at most."""
+        return self.memory.recall(
+            ("bounded", id(module), self.x.shape, self.mode, rounding.dtype),
+            lambda: bounded(module, self.x, rounding, self.mode, self.seed, gradients=False)[OUTPUTS],
+        )
 
 
 def _share(left: Tensor, right: Tensor, allowed: Tensor) -> tuple[float, list[int]]:

@@ -7,18 +7,23 @@ Derivatives follow from torch's own formulas, which are dispatched again.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # the customary name
 
-from equivalence.arithmetic.rounding.elementary import add, div, mul, rsub
-from equivalence.arithmetic.rounding.functions import by_slope, ends
-from equivalence.arithmetic.rounding.operands import Operand
-from equivalence.arithmetic.rounding.selection import clamp, where
+from equivalence.arithmetic.rounding.compare import gt
+from equivalence.arithmetic.rounding.elementary import add, div, mul, neg, rsub, sub
+from equivalence.arithmetic.rounding.functions import by_slope, ends, unary
+from equivalence.arithmetic.rounding.reduction import total
+from equivalence.arithmetic.rounding.selection import absolute, amax, clamp, where
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
 
+if TYPE_CHECKING:
+    from equivalence.arithmetic.rounding.operands import Operand
+
 aten = torch.ops.aten
+exp, log, sigmoid = unary("exp"), unary("log"), unary("sigmoid")
 # The largest |f'| on the real line, rounded up: at 2.3994, sqrt(2), about 1.4 and 1.4900.
 SILU, GELU, GELU_TANH, MISH = 1.1, 1.13, 1.13, 1.09
 
@@ -48,7 +53,8 @@ def mish(x: RoundingTensor) -> Any:
 def hardswish(x: RoundingTensor) -> Any:
     low, high, _ = ends(x)
     slope = torch.where(high < -3, 0.0, torch.where(low > 3, 1.0, 1.5))
-    return _of_argument(x, F.hardswish(x.parts[0]), slope)
+    size = 8 * x.parts[0].abs()  # the product with 6 comes before the division
+    return by_slope(x, F.hardswish(x.parts[0]), slope, kernel=2.0, magnitude=size)
 
 
 @Rounding.rule(aten.hardsigmoid.default)
@@ -59,8 +65,6 @@ def hardsigmoid(x: RoundingTensor) -> Any:
 @Rounding.rule(aten.leaky_relu.default)
 def leaky_relu(x: RoundingTensor, negative_slope: Operand = 0.01) -> Any:
     """Exact on the right; one product on the left."""
-    from equivalence.arithmetic.rounding.compare import gt
-
     return where(gt(x, 0), x, mul(x, negative_slope))
 
 
@@ -100,3 +104,33 @@ def sigmoid_backward(grad: Any, output: Any) -> Any:
 @Rounding.rule(aten.tanh_backward.default)
 def tanh_backward(grad: Any, output: Any) -> Any:
     return mul(grad, rsub(mul(output, output), 1))
+
+
+@Rounding.rule(aten.softshrink_backward.default)
+def softshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
+    return where(gt(absolute(x), least), grad, 0)
+
+
+@Rounding.rule(aten.hardshrink_backward.default)
+def hardshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
+    return where(gt(absolute(x), least), grad, 0)
+
+
+@Rounding.rule(aten.logsumexp.default)
+def logsumexp(x: RoundingTensor, dim: Any, keepdim: bool = False) -> Any:
+    """The maximum that kernels subtract cancels."""
+    most = amax(x, dim, True)
+    sums = log(total(exp(sub(x, most)), dim, keepdim))
+    return add(sums, most if keepdim else amax(x, dim, False))
+
+
+@Rounding.rule(aten.log_sigmoid_forward.default)
+def log_sigmoid(x: RoundingTensor) -> Any:
+    """The second result is what a kernel keeps for itself."""
+    low, _, _ = ends(x)
+    return by_slope(x, F.logsigmoid(x.parts[0]), torch.sigmoid(-low)), x.new_empty((0,))
+
+
+@Rounding.rule(aten.log_sigmoid_backward.default)
+def log_sigmoid_backward(grad: Any, x: Any, _buffer: Any) -> Any:
+    return mul(grad, sigmoid(neg(x)))

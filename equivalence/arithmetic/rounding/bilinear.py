@@ -8,6 +8,7 @@ partial sum, in any order, for overflow. Sums of exact zeros only are exact zero
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,19 +39,20 @@ def product_bound(op: Product, a: RoundingTensor, b: RoundingTensor, terms: int,
         bound = op(a.reach.add_(a.parts[1], alpha=1 / k), b.reach)
     if not bound.numel():
         return bound
-    if not bool(bound.amax() * (safe(terms) * (1 + k) * precision.headroom) < torch.inf):
+    least, most = bound.aminmax()
+    scale = safe(terms) * (1 + k) * precision.headroom
+    if not float(most) * scale < math.inf:
         # something may overflow: where, is seen from the magnitudes alone
-        magnitude = op(a.reach, b.reach).mul_(safe(terms) * (1 + k) * precision.headroom)
+        magnitude = op(a.reach, b.reach).mul_(scale)
         bound.masked_fill_(~magnitude.isfinite(), torch.inf)
-    empty = bound == 0
-    bound.mul_(k)
+    zeros = None if float(least) > 0 else bound == 0
+    bound.mul_(k * safe(terms))
     if not (a.state.exact or b.state.exact):
-        bound.add_(op(a.reach, b.parts[1]))
-        empty &= bound == 0
-    bound.mul_(safe(terms)).add_(2 * terms * precision.eta * (1 + k))
-    if bool(empty.any()):
+        bound.add_(op(a.reach, b.parts[1]), alpha=safe(terms))
+    bound.add_(2 * terms * precision.eta * (1 + k))
+    if zeros is not None:
         present = op((a.reach != 0).to(torch.float64), (b.reach != 0).to(torch.float64))
-        bound.masked_fill_(empty & (present == 0), 0.0)
+        bound.masked_fill_(zeros & (present == 0), 0.0)
     return bound
 
 

@@ -37,9 +37,7 @@ def to_copy(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: 
 def _to_float(x: RoundingTensor, dtype: torch.dtype) -> Any:
     context = x.arithmetic
     target = precision_of(dtype)
-    if x.dtype is torch.bool or (
-        x.dtype.is_floating_point and target.unit <= precision_of(x.dtype).unit
-    ):
+    if x.dtype is torch.bool or (x.dtype.is_floating_point and target.unit <= precision_of(x.dtype).unit):
         return copied(x, dtype)
     value, bound = x.parts
     if target.unit <= context.native.unit:

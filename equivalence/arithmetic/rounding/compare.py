@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.rounding.operands import Operand, Pair, pair
+from equivalence.arithmetic.rounding.operands import Operand, Pair, is_number, pair
 from equivalence.arithmetic.rounding.precision import SAFE
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
 from equivalence.arithmetic.stacked import unsupported
@@ -22,8 +22,10 @@ OPEN = "depends on a comparison that rounding leaves open"
 
 
 def _difference(a: Operand, b: Operand) -> tuple[Pair, Tensor, Tensor]:
-    """a - b and what it may be off by; an infinite doubt is made NaN, which settles no comparison."""
+    """A - b and what it may be off by; an infinite doubt is made NaN, which settles no comparison."""
     p = pair(a, b)
+    if is_number(b) and math.isinf(b):  # no number: what has a finite bound is on this side of it
+        return p, p.a - p.b, p.a_bound * 0.0
     doubt = (p.a_bound + p.b_bound) * (2 * SAFE)
     return p, p.a - p.b, doubt.masked_fill_(~(doubt < math.inf), math.nan)
 
@@ -140,7 +142,8 @@ def isfinite(x: RoundingTensor) -> Any:
 @Rounding.rule(aten.sgn.default, aten.sign.default)
 def sign(x: RoundingTensor) -> Any:
     value, bound = x.parts
-    open_ = torch.where(value.abs() > 2 * SAFE * bound, 0.0, 2.0).masked_fill_((value == 0) & (bound == 0), 0.0)
+    settled = (value.abs() > 2 * SAFE * bound) | ((value == 0) & (bound == 0))
+    open_ = torch.where(settled, 0.0, torch.where(bound.isfinite(), 2.0, math.inf))
     return x.arithmetic.result(value.sign(), open_, x.dtype)
 
 

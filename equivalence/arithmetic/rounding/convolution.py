@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,9 @@ from equivalence.arithmetic.rounding.elementary import add
 from equivalence.arithmetic.rounding.operands import Operand, context_of
 from equivalence.arithmetic.rounding.reduction import total
 from equivalence.arithmetic.rounding.tensor import Rounding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equivalence.arithmetic.rounding.operands import Operand, as_number
 from equivalence.arithmetic.rounding.tensor import Knowledge, Rounding, RoundingTensor
 from equivalence.arithmetic.structure import strided_parts, write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
@@ -34,23 +36,17 @@ def ones_like(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options
 
 
 @Rounding.rule(aten.full_like.default)
-def full_like(
-    x: RoundingTensor, value: Operand, *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def full_like(x: RoundingTensor, value: Operand, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(x.shape), value, dtype)
 
 
 @Rounding.rule(aten.new_zeros.default, aten.new_empty.default)
-def new_zeros(
-    x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def new_zeros(x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(size), 0, dtype)
 
 
 @Rounding.rule(aten.new_ones.default)
-def new_ones(
-    x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def new_ones(x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(size), 1, dtype)
 
 
@@ -95,7 +91,6 @@ def zero_(x: RoundingTensor) -> Any:
 def constant_pad_nd(x: RoundingTensor, pad: Sequence[int], value: Operand = 0) -> Any:
     filling = x.arithmetic.constant(as_number(value), x.dtype)
     parts = [
-        torch.constant_pad_nd(part, list(pad), float(fill))
-        for part, fill in zip(x.parts, filling.parts, strict=True)
+        torch.constant_pad_nd(part, list(pad), float(fill)) for part, fill in zip(x.parts, filling.parts, strict=True)
     ]
     return x.arithmetic.wrap(torch.stack(parts), x.arithmetic.joined([x, filling]), x.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from torch import Tensor
 from equivalence.arithmetic.rounding.elementary import mul
 from equivalence.arithmetic.rounding.operands import Operand, floating
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
-from equivalence.arithmetic.stacked import Rule
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.stacked import Rule
 
 aten = torch.ops.aten
 KERNEL = 16.0
@@ -62,6 +64,8 @@ def _positive(power: float, factor: float = 1.0) -> Slope:
     return lambda low, high, _near: domain(low, factor * low.pow(power))
 
 
+# Torch's half-precision kernels use a polynomial that is accurate against 1, not against the result.
+ABSOLUTE = frozenset({"erf"})
 SLOPES: dict[str, Slope] = {
     "exp": lambda low, high, near: high.exp(),
     "expm1": lambda low, high, near: high.exp(),
@@ -87,7 +91,9 @@ def unary(name: str) -> Rule:
     function, slope = getattr(torch, name), SLOPES[name]
 
     def rule(x: RoundingTensor) -> Any:
-        return by_slope(x, function(x.parts[0]), slope(*ends(x)))
+        value = function(x.parts[0])
+        magnitude = torch.ones_like(value) if name in ABSOLUTE else None
+        return by_slope(x, value, slope(*ends(x)), magnitude=magnitude)
 
     return rule
 
@@ -127,7 +133,10 @@ def power(x: RoundingTensor, exponent: Operand) -> Any:
         slope = abs(p) * (far if p > 0 else near).pow(p - 1)
     else:
         slope = domain(low, abs(p) * torch.maximum(low.pow(p - 1), high.pow(p - 1)))
-    return by_slope(x, value, slope, kernel=KERNEL + abs(p))
+    # an exponent that the format does not hold is rounded: f changes by f |ln v| times that
+    rounded = x.arithmetic.precision_for(floating(x.dtype)).number(p) > 0
+    size = value.abs() * (1 + abs(p) * x.parts[0].abs().log().abs()) if rounded else None
+    return by_slope(x, value, slope, kernel=KERNEL + abs(p), magnitude=size)
 
 
 def _steps(function: Callable[[Tensor], Tensor]) -> Rule:

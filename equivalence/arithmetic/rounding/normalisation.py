@@ -10,46 +10,82 @@ there is counted twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from equivalence.arithmetic.rounding.elementary import add, div, mul, rsub, sub
 from equivalence.arithmetic.rounding.functions import rsqrt
-from equivalence.arithmetic.rounding.operands import context_of
+from equivalence.arithmetic.rounding.operands import context_of, number_error
+from equivalence.arithmetic.rounding.precision import SAFE
 from equivalence.arithmetic.rounding.reduction import count, total, var_mean
-from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+from equivalence.arithmetic.rounding.tensor import Knowledge, Rounding, RoundingTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
 
 def _normalised(x: RoundingTensor, mean: Any, inverse: Any, weight: Any, bias: Any) -> Any:
     """(x - mean) · inverse · weight + bias, all broadcast against x."""
+    scale = inverse if weight is None else mul(inverse, weight)
+    apart = inverse.reach if weight is None else inverse.reach + weight.reach
+    return _shifted(x, mean.parts, scale.parts, apart, bias)
+
+
+def _shifted(x: RoundingTensor, mean: Tensor, scale: Tensor, apart: Tensor, bias: Any) -> Any:
+    """(x - mean) · scale + bias; `apart` is at least what the factors of the scale are in magnitude."""
     context = x.arithmetic
     precision = context.precision_for(x.dtype)
-    scale = inverse if weight is None else mul(inverse, weight)
-    factor = scale.parts[0]
-    deviation = x.parts[0] - mean.parts[0]
+    factor, factor_bound = scale
     # |x| <= |x - m| + |m|: what multiplies |x - m|, what multiplies x's bound, and what is left, per channel
     unit = 5 * precision.unit
-    reach, centre = scale.reach, mean.reach
-    of_deviation = scale.parts[1] + unit * reach
-    of_bound = reach + scale.parts[1] + 2 * unit * reach
-    rest = (reach + scale.parts[1]) * mean.parts[1] + 2 * unit * centre * reach
-    apart = inverse.reach if weight is None else inverse.reach.add_(weight.reach)
-    rest += 2 * precision.eta * (2 + centre + reach + apart)
-    value = deviation * factor
+    reach = torch.add(factor.abs(), factor_bound, alpha=2)
+    centre = torch.add(mean[0].abs(), mean[1], alpha=2)
+    passed = reach + factor_bound
+    of_bound = torch.add(passed, reach, alpha=2 * unit)
+    rest = torch.addcmul(passed * mean[1], centre, reach, value=2 * unit)
+    rest = rest + (2 * precision.eta) * (2 + centre + reach + apart)
+    parts = torch.empty(2, *x.shape, dtype=torch.float64, device=x.device)
+    value, bound = parts
+    deviation = x.parts[0] - mean[0]
+    torch.mul(deviation, factor, out=value)
     size = deviation.abs_()
-    bound = torch.addcmul(size * of_deviation, x.parts[1], of_bound).add_(rest)
+    torch.addcmul(rest, x.parts[1], of_bound, out=bound)
+    bound.addcmul_(size, torch.add(factor_bound, reach, alpha=unit))
     # the largest product of any form, for overflow
-    size = size.add_(x.parts[1], alpha=2).add_(2 * centre).mul_(torch.maximum(reach, apart))
-    precision.charge(bound, size, 0)
+    size.add_(x.parts[1], alpha=2).add_(2 * centre).mul_(torch.maximum(reach, apart))
+    bound.add_(size.mul_(precision.headroom), alpha=0.0).mul_(SAFE)
     if bias is not None:
-        value += bias.parts[0]
-        bound += bias.parts[1]
+        torch.add(value, bias.parts[0], out=value)
+        bound.add_(bias.parts[1])
         precision.charge(bound, value.abs().add_(bound, alpha=2).add_(bias.reach), 2)
-    return context.result(value, bound, x.dtype)
+    return context.wrap(parts, Knowledge(), x.dtype)
+
+
+def _inference_scale(
+    context: Rounding, variance: Any, weight: Any, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """rsqrt(variance + eps) · weight for exact statistics, and the magnitude of its factors.
+
+    Relative errors: eps is rounded, its sum with the variance is rounded (half of both arrives), the inverse root is
+    granted 6 u (see `rsqrt`), the product u: together 8 u and what is of second order.
+    """
+    if not (variance.state.exact and (weight is None or weight.state.exact)):
+        return None
+    precision = context.precision_for(dtype)
+    total = variance.parts[0] + eps
+    of_eps = number_error(eps, precision) / total
+    inverse = total.rsqrt()
+    sound = (variance.parts[0] >= 0) & (of_eps < 0.25) & (total * precision.headroom < torch.inf)
+    scale = inverse if weight is None else inverse * weight.parts[0]
+    relative = of_eps.add_(10 * precision.unit)
+    bound = (scale.abs() * precision.headroom).mul_(relative / precision.headroom).mul_(SAFE)
+    bound = torch.where(sound, bound.add_(2 * precision.eta), torch.inf)
+    apart = inverse if weight is None else inverse + weight.parts[0].abs()
+    return torch.stack((scale, bound)), apart
 
 
 def _channels(t: Any, rank: int) -> Any:
@@ -80,8 +116,14 @@ def _batch_norm(
                 aten.copy_.default(running, average)
     else:
         centre, variance = _constants(context, mean, var)
-        inverse = rsqrt(add(variance, eps))
         saved = (x.new_empty((0,)), x.new_empty((0,)))
+        quick = _inference_scale(context, variance, weight, eps, x.dtype)
+        if quick is not None:
+            shape = (-1, *(1,) * (rank - 2))
+            scale, apart = quick[0].view(2, *shape), quick[1].view(shape)
+            means = centre.parts.view(2, *shape)
+            return _shifted(x, means, scale, apart, _channels(bias, rank)), *saved
+        inverse = rsqrt(add(variance, eps))
     parts = (_channels(t, rank) for t in (centre, inverse, weight, bias))
     return _normalised(x, *parts), *saved
 
@@ -94,28 +136,22 @@ def native_batch_norm(
 
 
 @Rounding.rule(aten._native_batch_norm_legit.no_stats)
-def batch_norm_without_stats(
-    x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
-) -> Any:
+def batch_norm_without_stats(x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float) -> Any:
     return _batch_norm(x, weight, bias, None, None, training, momentum, eps)
 
 
 @Rounding.rule(aten._native_batch_norm_legit_no_training.default)
-def batch_norm_no_training(
-    x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float
-) -> Any:
+def batch_norm_no_training(x: Any, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
     return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
 
 
 def _doubled(x: Any) -> Any:
-    """x with the bound of another order of evaluation."""
+    """X with the bound of another order of evaluation."""
     x.parts[1].mul_(2)
     return x
 
 
-def _gradient(
-    x: Any, g: Any, mean: Any, inverse: Any, dims: Sequence[int], centred: bool = True
-) -> tuple[Any, Any]:
+def _gradient(x: Any, g: Any, mean: Any, inverse: Any, dims: Sequence[int], centred: bool = True) -> tuple[Any, Any]:
     """The gradient of x from that of xhat, and xhat; without `centred`, mean and inverse are constants."""
     normal = mul(sub(x, mean), inverse)
     if centred:
@@ -147,9 +183,7 @@ def native_batch_norm_backward(
     rank = x.dim()
     others = [0, *range(2, rank)]
     g = grad if weight is None else mul(grad, _channels(weight, rank))
-    to_input, normal = _gradient(
-        x, g, _channels(mean, rank), _channels(inverse, rank), others, training
-    )
+    to_input, normal = _gradient(x, g, _channels(mean, rank), _channels(inverse, rank), others, training)
     to_weight = _doubled(total(mul(grad, normal), others)) if wanted[1] else None
     return to_input if wanted[0] else None, to_weight, total(grad, others) if wanted[2] else None
 
@@ -202,9 +236,7 @@ def _per_channel(t: Any, c: int, groups: int) -> Any:
 
 
 @Rounding.rule(aten.native_group_norm.default)
-def native_group_norm(
-    x: Any, weight: Any, bias: Any, n: int, c: int, _pixels: int, groups: int, eps: float
-) -> Any:
+def native_group_norm(x: Any, weight: Any, bias: Any, n: int, c: int, _pixels: int, groups: int, eps: float) -> Any:
     context = context_of(x, weight, bias)
     x, weight, bias = _constants(context, x, weight, bias)
     rows = _grouped(x, n, c, groups)

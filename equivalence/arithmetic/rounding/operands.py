@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.rounding.precision import Precision
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.rounding.precision import Precision
 
 Operand = Any  # a RoundingTensor, a plain tensor or a Python number
 

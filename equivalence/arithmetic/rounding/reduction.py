@@ -9,8 +9,7 @@ subtracts the squared mean from the mean square is no conforming kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,9 @@ from torch import Tensor
 from equivalence.arithmetic.rounding.elementary import div, square, sub
 from equivalence.arithmetic.rounding.precision import safe, sum_units
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 aten = torch.ops.aten
 

@@ -15,6 +15,7 @@ from equivalence.arithmetic.rounding.elementary import neg
 from equivalence.arithmetic.rounding.operands import Operand, as_number, context_of, pair
 from equivalence.arithmetic.rounding.precision import SAFE
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+from equivalence.arithmetic.unavailable import Unavailable
 
 aten = torch.ops.aten
 
@@ -23,7 +24,7 @@ aten = torch.ops.aten
 def relu(x: RoundingTensor) -> Any:
     value, bound = x.parts
     off = torch.add(value, bound, alpha=2) < 0
-    return x.arithmetic.result(value.clamp_min(0), bound.masked_fill(off, 0), x.dtype)
+    return x.arithmetic.result(value.clamp_min(0), torch.where(off, 0.0, bound), x.dtype)
 
 
 def _tensors(x: Operand, like: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def absolute(x: RoundingTensor) -> Any:
 
 
 def choose(condition: Tensor, doubtful: Tensor | None, a: Operand, b: Operand) -> Any:
-    """a where the plain condition holds, else b; where doubtful, a bound for either choice."""
+    """A where the plain condition holds, else b; where doubtful, a bound for either choice."""
     p = pair(a, b)
     left, right, left_bound, right_bound = (_tensors(t, condition) for t in (p.a, p.b, p.a_bound, p.b_bound))
     value = torch.where(condition, left, right)
@@ -160,3 +161,23 @@ def max_other(a: Operand, b: Operand) -> Any:
 @Rounding.rule(aten.min.other)
 def min_other(a: Operand, b: Operand) -> Any:
     return minimum(a, b)
+
+
+def _dimension(function: Any, sign: int) -> Any:
+    """The extremum along one axis, and its position where it is certain everywhere."""
+
+    def rule(x: RoundingTensor, dim: int, keepdim: bool = False) -> Any:
+        values = function(x, (dim,), keepdim)
+        position: Any = (x.parts[0] * sign).max(dim, keepdim)[1]
+        most = torch.add(x.parts[0] * sign, x.parts[1], alpha=2)
+        least = torch.sub(x.parts[0] * sign, x.parts[1], alpha=2)
+        contenders = (~(most < least.amax(dim, keepdim=True))).sum(dim)
+        if bool((contenders > 1).any()):
+            position = Unavailable.make(position.shape, "the position of an extremum that rounding leaves open")
+        return values, position
+
+    return rule
+
+
+Rounding.rule(aten.max.dim)(_dimension(amax, 1))
+Rounding.rule(aten.min.dim)(_dimension(amin, -1))

@@ -11,14 +11,16 @@ one operation is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from equivalence.arithmetic.rounding.precision import Precision, precision_of
 from equivalence.arithmetic.stacked import Arithmetic, StackedTensor, _make_wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Knowledge:
