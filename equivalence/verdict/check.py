@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from equivalence.arithmetic.errors import UnsupportedOperation
-from equivalence.arithmetic.field import Field
+from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
@@ -242,17 +242,15 @@ class _Ladder:
 
     def corresponding(self, found: OnIntegers) -> bool:
         """Whether the modules are proved equal with the integers as weights."""
-        field = Field(self.seed, 9, base_dtype(*self.modules))
+        field, shape = Field(self.seed, 9, base_dtype(*self.modules)), self.shapes[0]
         try:
             left, right = (
-                evaluate(field, module, side, self.shapes[0], "eval", state=state)[OUTPUTS]
-                for side, module, state in zip(
-                    ("left", "right"), self.modules, [given.weights for given in found.given], strict=True
-                )
+                evaluate(field, module, side, [shape], "eval", state=given.weights)[shape, OUTPUTS]
+                for side, module, given in zip(("left", "right"), self.modules, found.given, strict=True)
             )
         except UnfollowedModule:
             return False
-        return bool(torch.equal(left.parts, right.parts))  # type: ignore[attr-defined]  # field tensors
+        return isinstance(left, FieldTensor) and isinstance(right, FieldTensor) and FieldTensor.equal(left, right)
 
     def rounding(self) -> str | None:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""

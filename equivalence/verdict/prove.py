@@ -188,12 +188,12 @@ class _Run:
     gradients: bool
     memory: Memory
 
-    def results(self, module: nn.Module, side: str, shape: Shape) -> dict[str, Tensor]:
-        """All experiments of one module at one shape, evaluated once."""
-        question = ("field results", id(self.field), id(module), shape, self.mode, self.weights, self.gradients)
+    def results(self, module: nn.Module, side: str) -> dict[tuple[Shape, str], Tensor]:
+        """All experiments of one module at all shapes, evaluated once."""
+        question = ("field results", id(self.field), id(module), self.shapes, self.mode, self.weights, self.gradients)
         return self.memory.recall(
             question,
-            lambda: evaluate(self.field, module, side, shape, self.mode, self.weights, gradients=self.gradients),
+            lambda: evaluate(self.field, module, side, self.shapes, self.mode, self.weights, gradients=self.gradients),
         )
 
     def proof(self, left: nn.Module, right: nn.Module) -> Proof:
@@ -202,12 +202,11 @@ class _Run:
         outputs: list[FieldTensor] = []
         reason = None
         try:
-            for shape in self.shapes:
-                a, b = (self.results(m, s, shape) for m, s in ((left, "left"), (right, "right")))
-                for name in {**a, **b}:
-                    agreed = name in a and name in b and _equal(a[name], b[name])
-                    experiments[name] = experiments.get(name, True) and agreed
-                outputs += [t for t in (*a.values(), *b.values()) if isinstance(t, FieldTensor)]
+            a, b = self.results(left, "left"), self.results(right, "right")
+            for shape, name in {**a, **b}:
+                agreed = _agree(a.get((shape, name)), b.get((shape, name)))
+                experiments[name] = experiments.get(name, True) and agreed
+            outputs = [t for t in (*a.values(), *b.values()) if isinstance(t, FieldTensor)]
         except UnfollowedModule as error:
             reason = str(error)
         return Proof(
@@ -230,30 +229,31 @@ def evaluate(
     field: Field,
     module: nn.Module,
     side: str,
-    shape: Shape,
+    shapes: Sequence[Shape],
     mode: Mode,
     weights: Weights = "given",
     *,
     gradients: bool = True,
     state: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[tuple[Shape, str], Tensor]:
     """All experiments of one module over the field, with `state` in place of its own tensors.
 
     Raises:
         UnfollowedModule: naming the operation and the submodule.
     """
-    key = "x".join(map(str, shape))
-    probe = Probe(
-        x=field.variables(shape, f"{key}/x"),
-        later=field.variables(shape, f"{key}/later"),
-        cotangent=lambda y: field.variables(y.shape, f"{key}/cotangent", y.dtype),
-    )
     module = original(module)
 
-    def attempt() -> dict[str, Tensor]:
+    def attempt() -> dict[tuple[Shape, str], Tensor]:
+        results = {}
         with as_found(module):
-            tensors = lifted(field, module, weights, state)
-            return run(module, tensors, probe, mode, gradients=gradients)
+            own = tensors_of(module) if state is None else dict(state)
+            lifted = lift(field, module, weights, own)
+            for shape in shapes:
+                if _written(lifted):
+                    lifted = lift(field, module, weights, own)
+                found = run(module, lifted, _probe(field, shape), mode, gradients=gradients)
+                results.update({(shape, name): tensor for name, tensor in found.items()})
+        return results
 
     try:
         return attempt()
@@ -261,6 +261,23 @@ def evaluate(
         raise
     except Exception as error:
         raise UnfollowedModule(f"{side}: {_located(module, attempt) or error}") from error
+
+
+def _probe(field: Field, shape: Shape) -> Probe:
+    """Random residues for input and cotangent, the same for every module."""
+    key = "x".join(map(str, shape))
+    return Probe(
+        x=field.variables(shape, f"{key}/x"),
+        later=field.variables(shape, f"{key}/later"),
+        cotangent=lambda y: field.variables(y.shape, f"{key}/cotangent", y.dtype),
+    )
+
+
+def _written(lifted: Mapping[str, Any]) -> bool:
+    """Whether a run has left something behind: the next has to start from the given state."""
+    return any(
+        tensor._version if not isinstance(tensor, FieldTensor) else tensor.state.version for tensor in lifted.values()
+    )
 
 
 def _located(module: nn.Module, attempt: Callable[[], object]) -> Exception | None:
@@ -273,16 +290,14 @@ def _located(module: nn.Module, attempt: Callable[[], object]) -> Exception | No
     return None
 
 
-def lifted(
-    field: Field, module: nn.Module, weights: Weights, state: Mapping[str, Tensor] | None = None
-) -> dict[str, Any]:
+def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Any]:
     """Parameters and buffers over the field: their own values, or random ones that correspond."""
-    tensors = tensors_of(module) if state is None else dict(state)
+    copies = {name: tensor if tensor.is_floating_point() else tensor.clone() for name, tensor in own.items()}
     if weights == "given":
-        return field.embed_all(tensors)
+        return field.embed_all(copies)
     if not isinstance(module, Block):
         raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
-    return {**tensors, **_corresponding(field, module, tensors)}
+    return {**copies, **_corresponding(field, module, copies)}
 
 
 def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, FieldTensor]:
@@ -301,11 +316,11 @@ def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -
     return drawn
 
 
-def _equal(left: Tensor, right: Tensor) -> bool:
+def _agree(left: Tensor | None, right: Tensor | None) -> bool:
     if isinstance(left, FieldTensor) and isinstance(right, FieldTensor):
         return FieldTensor.equal(left, right)
     # Counters of batches are plain integers in every arithmetic.
-    return type(left) is type(right) and torch.equal(left, right)
+    return left is not None and right is not None and type(left) is type(right) and torch.equal(left, right)
 
 
 def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
@@ -320,7 +335,7 @@ def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
         return []
     field = Field(seed, _PRIMES["eval"], base_dtype(module))
     with as_found(module):
-        tensors = lifted(field, module, "given")
+        tensors = lift(field, module, "given", tensors_of(module))
         names = [name for name, _ in module.named_parameters()]
         leaves = {name: tensors[name].detach().requires_grad_() for name in names}
         module.eval()

@@ -1,7 +1,8 @@
-"""Activations that are no elementary function: their slopes, and the order of their kernels' errors.
+"""Activations that are no elementary function: their slopes, and the order of their kernels'
+errors.
 
-Where a kernel cancels (1 + erf(x) far to the left), its error scales with the argument, not with the result.
-Derivatives follow from torch's own formulas, which are dispatched again.
+Where a kernel cancels (1 + erf(x) far to the left), its error scales with the argument, not with
+the result. Derivatives follow from torch's own formulas, which are dispatched again.
 """
 
 from __future__ import annotations
@@ -34,23 +35,23 @@ def _of_argument(x: RoundingTensor, value: torch.Tensor, slope: torch.Tensor | f
 
 
 @Rounding.rule(aten.silu.default)
-def silu(x: RoundingTensor) -> Any:
+def _silu(x: RoundingTensor) -> Any:
     return _of_argument(x, F.silu(x.parts[0]), SILU)
 
 
 @Rounding.rule(aten.gelu.default)
-def gelu(x: RoundingTensor, *, approximate: str = "none") -> Any:
+def _gelu(x: RoundingTensor, *, approximate: str = "none") -> Any:
     slope = GELU if approximate == "none" else GELU_TANH
     return _of_argument(x, F.gelu(x.parts[0], approximate=approximate), slope)
 
 
 @Rounding.rule(aten.mish.default)
-def mish(x: RoundingTensor) -> Any:
+def _mish(x: RoundingTensor) -> Any:
     return _of_argument(x, F.mish(x.parts[0]), MISH)
 
 
 @Rounding.rule(aten.hardswish.default)
-def hardswish(x: RoundingTensor) -> Any:
+def _hardswish(x: RoundingTensor) -> Any:
     low, high, _ = ends(x)
     slope = torch.where(high < -3, 0.0, torch.where(low > 3, 1.0, 1.5))
     size = 8 * x.parts[0].abs()  # the product with 6 comes before the division
@@ -58,7 +59,7 @@ def hardswish(x: RoundingTensor) -> Any:
 
 
 @Rounding.rule(aten.hardsigmoid.default)
-def hardsigmoid(x: RoundingTensor) -> Any:
+def _hardsigmoid(x: RoundingTensor) -> Any:
     return div(clamp(add(x, 3), 0, 6), 6)
 
 
@@ -75,10 +76,10 @@ def elu(x: RoundingTensor, alpha: Operand = 1, scale: Operand = 1, input_scale: 
     left = abs(alpha * input_scale) * (high.clamp_max(0) * input_scale).exp()
     slope = torch.where(high > 0, left.clamp_min(1), left) * abs(scale)
     size = (x.parts[0].abs() + abs(alpha)) * abs(scale)
-    return by_slope(x, F_elu(x.parts[0], alpha, scale, input_scale), slope, magnitude=size)
+    return by_slope(x, _elu_value(x.parts[0], alpha, scale, input_scale), slope, magnitude=size)
 
 
-def F_elu(x: torch.Tensor, alpha: Any, scale: Any, input_scale: Any) -> torch.Tensor:  # noqa: N802
+def _elu_value(x: torch.Tensor, alpha: Any, scale: Any, input_scale: Any) -> torch.Tensor:
     result: torch.Tensor = aten.elu(x, alpha, scale, input_scale)
     return result
 
@@ -97,22 +98,22 @@ def softplus(x: RoundingTensor, beta: Operand = 1, threshold: Operand = 20) -> A
 
 
 @Rounding.rule(aten.sigmoid_backward.default)
-def sigmoid_backward(grad: Any, output: Any) -> Any:
+def _sigmoid_backward(grad: Any, output: Any) -> Any:
     return mul(grad, mul(output, rsub(output, 1)))
 
 
 @Rounding.rule(aten.tanh_backward.default)
-def tanh_backward(grad: Any, output: Any) -> Any:
+def _tanh_backward(grad: Any, output: Any) -> Any:
     return mul(grad, rsub(mul(output, output), 1))
 
 
 @Rounding.rule(aten.softshrink_backward.default)
-def softshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
+def _softshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
     return where(gt(absolute(x), least), grad, 0)
 
 
 @Rounding.rule(aten.hardshrink_backward.default)
-def hardshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
+def _hardshrink_backward(grad: Any, x: Any, least: Operand) -> Any:
     return where(gt(absolute(x), least), grad, 0)
 
 
@@ -132,5 +133,5 @@ def log_sigmoid(x: RoundingTensor) -> Any:
 
 
 @Rounding.rule(aten.log_sigmoid_backward.default)
-def log_sigmoid_backward(grad: Any, x: Any, _buffer: Any) -> Any:
+def _log_sigmoid_backward(grad: Any, x: Any, _buffer: Any) -> Any:
     return mul(grad, sigmoid(neg(x)))

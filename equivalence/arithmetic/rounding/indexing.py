@@ -35,7 +35,7 @@ def _positions(indices: Sequence[Any]) -> list[Any]:
 
 
 @Rounding.rule(aten.index.Tensor)
-def index(x: Tensor, indices: Sequence[Any]) -> Any:
+def _index(x: Tensor, indices: Sequence[Any]) -> Any:
     plain = _positions(indices)
     if not isinstance(x, RoundingTensor):
         return aten.index.Tensor(x, plain)
@@ -44,14 +44,14 @@ def index(x: Tensor, indices: Sequence[Any]) -> Any:
 
 
 @Rounding.rule(aten.masked_select.default)
-def masked_select(x: Tensor, mask: Tensor) -> Any:
+def _masked_select(x: Tensor, mask: Tensor) -> Any:
     plain = settled(mask)
     shape = torch.broadcast_shapes(x.shape, plain.shape)  # type: ignore[no-untyped-call]
-    return index(x.expand(shape), [plain.expand(shape)])
+    return _index(x.expand(shape), [plain.expand(shape)])
 
 
 @Rounding.rule(aten.index_put.default, aten._unsafe_index_put.default)
-def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+def _index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
     plain = _positions(indices)
     context = context_of(x, values) if isinstance(x, RoundingTensor) else context_of(values)
     x, values = context.constant(x), context.constant(values)
@@ -85,7 +85,7 @@ _scattering(aten.index_fill.int_Scalar)
 
 
 @Rounding.rule(aten.scatter.src)
-def scatter(x: Any, dim: int, index: Tensor, source: Any) -> Any:
+def _scatter(x: Any, dim: int, index: Tensor, source: Any) -> Any:
     context = context_of(x, source)
     x, source = context.constant(x), context.constant(source)
     both = zip(x.parts, source.parts, strict=True)

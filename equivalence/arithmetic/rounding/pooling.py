@@ -1,7 +1,8 @@
-"""Pooling: averages are linear, maxima 1-Lipschitz, with the bound of the widest member of each window.
+"""Pooling: averages are linear, maxima 1-Lipschitz, with the bound of the widest member of each
+window.
 
-The gradient of a maximum goes to its member. Where rounding leaves open which one that is, every member that may be
-greatest may receive it or not.
+The gradient of a maximum goes to its member. Where rounding leaves open which one that is, every
+member that may be greatest may receive it or not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Operations whose decomposition by torch would be a guess.
 
-Resampling computes its coefficients in ordinary floats, each kernel in its own way; a step exactly at its jump, a sort,
-or a random draw is no function of the exact values alone.
+Resampling computes its coefficients in ordinary floats, each kernel in its own way; a step exactly
+at its jump, a sort, or a random draw is no function of the exact values alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Choosing between elements: exact operations, with the bound of what may have been chosen.
 
-Maximum and minimum are 1-Lipschitz: the result's bound is that of the operand that certainly wins, else the larger of
-both. `where` on a condition that rounding leaves open may take the other side: its bound adds their distance.
+Maximum and minimum are 1-Lipschitz: the result's bound is that of the operand that certainly wins,
+else the larger of both. `where` on a condition that rounding leaves open may take the other side:
+its bound adds their distance.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ aten = torch.ops.aten
 
 
 @Rounding.rule(aten.relu.default)
-def relu(x: RoundingTensor) -> Any:
+def _relu(x: RoundingTensor) -> Any:
     value, bound = x.parts
     off = torch.add(value, bound, alpha=2) < 0
     return x.arithmetic.result(value.clamp_min(0), torch.where(off, 0.0, bound), x.dtype)
@@ -44,28 +45,30 @@ def _extremum(a: Operand, b: Operand, sign: int) -> Any:
 
 
 @Rounding.rule(aten.maximum.default, aten.clamp_min.default, aten.clamp_min.Tensor)
-def maximum(a: Operand, b: Operand) -> Any:
+def _maximum(a: Operand, b: Operand) -> Any:
     return _extremum(a, b, 1)
 
 
 @Rounding.rule(aten.minimum.default, aten.clamp_max.default, aten.clamp_max.Tensor)
-def minimum(a: Operand, b: Operand) -> Any:
+def _minimum(a: Operand, b: Operand) -> Any:
     return _extremum(a, b, -1)
 
 
 @Rounding.rule(aten.clamp.default, aten.clamp.Tensor)
 def clamp(x: Any, low: Operand = None, high: Operand = None) -> Any:
-    x = x if low is None else maximum(x, low)
-    return x if high is None else minimum(x, high)
+    """Both limits, either of which may be missing."""
+    x = x if low is None else _maximum(x, low)
+    return x if high is None else _minimum(x, high)
 
 
 @Rounding.rule(aten.hardtanh.default)
-def hardtanh(x: Any, low: Operand = -1, high: Operand = 1) -> Any:
+def _hardtanh(x: Any, low: Operand = -1, high: Operand = 1) -> Any:
     return clamp(x, low, high)
 
 
 @Rounding.rule(aten.abs.default)
 def absolute(x: RoundingTensor) -> Any:
+    """The exact magnitude."""
     parts = x.parts.clone()
     parts[0].abs_()
     return x.arithmetic.wrap(parts, x.arithmetic.joined([x]), x.dtype)
@@ -93,6 +96,7 @@ def split(condition: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @Rounding.rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
 def where(condition: Tensor, a: Operand, b: Operand) -> Any:
+    """A choice between two operands, element by element."""
     if not (isinstance(a, RoundingTensor) or isinstance(b, RoundingTensor)):
         context = context_of(condition)
         a = as_number(a)
@@ -101,7 +105,7 @@ def where(condition: Tensor, a: Operand, b: Operand) -> Any:
 
 
 @Rounding.rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
+def _masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
     if not isinstance(x, RoundingTensor):
         x = context_of(mask, value).constant(x)
     if not isinstance(value, RoundingTensor):
@@ -111,7 +115,7 @@ def masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
 
 
 @Rounding.rule(aten.threshold.default)
-def threshold(x: RoundingTensor, at: Operand, value: Operand) -> Any:
+def _threshold(x: RoundingTensor, at: Operand, value: Operand) -> Any:
     from equivalence.arithmetic.rounding.compare import gt
 
     return where(gt(x, at), x, value)
@@ -139,28 +143,28 @@ def amax(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
 
 
 @Rounding.rule(aten.amin.default)
-def amin(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
+def _amin(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
     return neg(amax(neg(x), dim, keepdim))
 
 
 @Rounding.rule(aten.max.default)
-def max_all(x: RoundingTensor) -> Any:
+def _max_all(x: RoundingTensor) -> Any:
     return amax(x)
 
 
 @Rounding.rule(aten.min.default)
-def min_all(x: RoundingTensor) -> Any:
-    return amin(x)
+def _min_all(x: RoundingTensor) -> Any:
+    return _amin(x)
 
 
 @Rounding.rule(aten.max.other)
-def max_other(a: Operand, b: Operand) -> Any:
-    return maximum(a, b)
+def _max_other(a: Operand, b: Operand) -> Any:
+    return _maximum(a, b)
 
 
 @Rounding.rule(aten.min.other)
-def min_other(a: Operand, b: Operand) -> Any:
-    return minimum(a, b)
+def _min_other(a: Operand, b: Operand) -> Any:
+    return _minimum(a, b)
 
 
 def _dimension(function: Any, sign: int) -> Any:
@@ -180,4 +184,4 @@ def _dimension(function: Any, sign: int) -> Any:
 
 
 Rounding.rule(aten.max.dim)(_dimension(amax, 1))
-Rounding.rule(aten.min.dim)(_dimension(amin, -1))
+Rounding.rule(aten.min.dim)(_dimension(_amin, -1))

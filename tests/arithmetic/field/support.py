@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from equivalence.arithmetic.field import Field, FieldTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 
 def integers(*shape: int, seed: int = 0, limit: int = 6, scale: int = 1) -> Tensor:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +11,9 @@ from support import actual_field, check_against_torch, integers
 from torch import Tensor, nn
 
 from equivalence.arithmetic.field import Field, FieldTensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _strided(x: Any) -> Any:

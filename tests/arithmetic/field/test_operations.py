@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -11,6 +10,9 @@ import torch.nn.functional as F
 from support import actual_field, check_against_torch, integers
 
 from equivalence.arithmetic.field import Field
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LCM = 5040  # divisible by every window size below
 

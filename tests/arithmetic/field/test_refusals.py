@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +12,9 @@ from torch import nn
 from equivalence.arithmetic.errors import RedrawPrimes, UnsupportedOperation
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REFUSED: dict[str, Callable[[Any], Any]] = {
     "item": lambda x: x.sum().item(),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,9 @@ from torch import Tensor
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.field.hashing import RandomFunctions
 from equivalence.arithmetic.field.modulus import Modulus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Expression = tuple[Any, ...]
 
