@@ -1,7 +1,7 @@
 """Running a module without leaving a trace.
 
-Guarantee: whatever a module does to itself while it is observed (modes, parameters, buffers,
-gradients and whether they are required) and whatever it draws from the random generators is
+Guarantee: whatever a module does to itself while it is observed (attributes, modes, parameters,
+buffers, gradients and whether they are required) and whatever it draws from the random generators is
 undone, bit for bit, also when it fails. Only tensors that did change are written back, so that
 graphs which a user still holds stay valid.
 """
@@ -61,13 +61,14 @@ def seed_everything(seed: int) -> None:
 
 
 class _restorer:  # noqa: N801  # a closure with memory
-    """Calling it gives a module back its modes, tensors and gradients."""
+    """Calling it gives a module back its attributes, modes, tensors and gradients."""
 
     def __init__(self, module: nn.Module) -> None:
         self.modes = [(part, part.training) for part in module.modules()]
         self.slots: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = [
             (slot, dict(slot)) for part in module.modules() for slot in (part._parameters, part._buffers)
         ]
+        self.attributes = [(part.__dict__, dict(part.__dict__)) for part in module.modules()]
         held = {id(t): t for _, slot in self.slots for t in slot.values() if t is not None}
         self.leaves = [(t, t.requires_grad, t.grad) for t in held.values() if t.is_leaf]
         held |= {id(gradient): gradient for *_, gradient in self.leaves if gradient is not None}
@@ -76,6 +77,10 @@ class _restorer:  # noqa: N801  # a closure with memory
         self.before = [_joined(tensors) for tensors in self.groups]
 
     def __call__(self) -> None:
+        for attributes, before in self.attributes:
+            if len(attributes) != len(before) or any(attributes.get(n) is not v for n, v in before.items()):
+                attributes.clear()
+                attributes.update(before)
         for part, training in self.modes:
             if part.training != training:
                 part.training = training

@@ -20,7 +20,7 @@ from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS
+from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
@@ -249,7 +249,7 @@ class _Ladder:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, statement))
             return None
         contradiction = None
-        for name in found.results[0]:
+        for name in paired(*found.results):
             if name in differing:
                 side = side_that_is_off(*self.modules, found, name)
                 if name == INPUT_GRADIENT and side.startswith("neither"):

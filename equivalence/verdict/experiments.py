@@ -132,6 +132,23 @@ def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[T
     return torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
 
 
+def paired(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> dict[str, tuple[Tensor | None, Tensor | None]]:
+    """The results of both modules by experiment; None where a module has none.
+
+    A module that a call leaves as it was answers a second call as the first, and what does not
+    depend on the input has the gradient zero.
+    """
+
+    def result(own: Mapping[str, Tensor], name: str, other: Mapping[str, Tensor]) -> Tensor | None:
+        if name == SECOND_CALL:
+            return own.get(name, own[OUTPUTS])
+        if name == INPUT_GRADIENT and name not in own:
+            return torch.zeros_like(other[name])
+        return own.get(name)
+
+    return {name: (result(left, name, right), result(right, name, left)) for name in {**left, **right}}
+
+
 def _versions(tensors: Mapping[str, Tensor]) -> list[tuple[int, int]]:
     """Changes if a tensor is written to or replaced."""
     return [(id(tensor), tensor._version) for tensor in tensors.values()]

@@ -19,7 +19,7 @@ from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
 from equivalence.blocks.reference import reference
-from equivalence.verdict.experiments import OUTPUTS, Probe, run
+from equivalence.verdict.experiments import OUTPUTS, Probe, paired, run
 from equivalence.verdict.modules import original
 from equivalence.weights.correspondence import gather
 
@@ -84,8 +84,11 @@ class OnIntegers:
 
     def differing(self) -> list[str]:
         """The experiments whose results are not equal in every element."""
-        left, right = self.results
-        return [n for n in {**left, **right} if not (n in left and n in right and _equal(left[n], right[n]))]
+        return [
+            name
+            for name, (left, right) in paired(*self.results).items()
+            if left is None or right is None or not _equal(left, right)
+        ]
 
 
 def run_on_integers(

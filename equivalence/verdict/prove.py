@@ -20,7 +20,7 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import Probe, run
+from equivalence.verdict.experiments import Probe, paired, run
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
 from equivalence.weights.correspondence import ROWS
@@ -200,9 +200,10 @@ class _Run:
         reason = None
         try:
             a, b = self.results(left, "left"), self.results(right, "right")
-            for shape, name in {**a, **b}:
-                agreed = _agree(a.get((shape, name)), b.get((shape, name)))
-                experiments[name] = experiments.get(name, True) and agreed
+            for shape in self.shapes:
+                own, other = ({name: t for (s, name), t in side.items() if s == shape} for side in (a, b))
+                for name, results in paired(own, other).items():
+                    experiments[name] = experiments.get(name, True) and _agree(*results)
             outputs = [t for t in (*a.values(), *b.values()) if isinstance(t, FieldTensor)]
         except UnfollowedModule as error:
             reason = str(error)

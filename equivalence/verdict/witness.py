@@ -20,7 +20,7 @@ from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.arithmetic.floating import cotangent_of
 from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
-from equivalence.verdict.experiments import AFTER_TRAINING, OUTPUTS, SECOND_CALL, Probe, run
+from equivalence.verdict.experiments import AFTER_TRAINING, OUTPUTS, SECOND_CALL, Probe, paired, run
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
@@ -186,10 +186,9 @@ def _apart(
     left: dict[str, Tensor], right: dict[str, Tensor], *, gradients: bool
 ) -> Iterator[tuple[str, tuple[int, ...], tuple[float, float], float]]:
     """Elements that are farther apart than their bounds explain, the worst of each experiment."""
-    for name in left:
+    for name, (a, b) in paired(left, right).items():
         if not gradients and name not in _WITHOUT_GRADIENTS:
             continue
-        a, b = left[name], right.get(name)
         if not (isinstance(a, RoundingTensor) and isinstance(b, RoundingTensor)):
             continue
         bound = a.bound + b.bound
