@@ -30,6 +30,12 @@ def base_dtype(*modules: nn.Module) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
+def widest_dtype(*modules: nn.Module) -> torch.dtype:
+    """The most precise float dtype of any parameter or buffer: a cast to a narrower one may round."""
+    dtypes = {t.dtype for m in modules for t in itertools.chain(m.parameters(), m.buffers()) if t.is_floating_point()}
+    return min(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where the module's first tensor is."""
     tensors = itertools.chain(module.parameters(), module.buffers())

@@ -22,7 +22,7 @@ from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import Probe, paired, run
 from equivalence.verdict.memory import Memory
-from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
+from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of, widest_dtype
 from equivalence.weights.correspondence import ROWS
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def prove_shapes(
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
     memory = memory or Memory()
-    primes, salt, dtype = _PRIMES[mode], 0, base_dtype(left, right)
+    primes, salt, dtype = _PRIMES[mode], 0, widest_dtype(left, right)
     while True:
         make = functools.partial(Field, seed + salt, primes, dtype)
         field = memory.recall(("field", salt, primes, dtype), make)

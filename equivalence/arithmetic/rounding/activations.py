@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812  # the customary name
+import torch.nn.functional as F  # the customary name
 
 from equivalence.arithmetic.rounding.compare import gt
 from equivalence.arithmetic.rounding.elementary import add, div, mul, neg, rsub, sub

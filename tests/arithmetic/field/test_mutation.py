@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support import actual_field, check_against_torch, integers
+from field_support import actual_field, check_against_torch, integers
 from torch import Tensor, nn
 
 from equivalence.arithmetic.field import Field, FieldTensor

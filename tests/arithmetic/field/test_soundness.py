@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from support import actual_field, assert_residues_of, integers
+from field_support import actual_field, assert_residues_of, integers
 from torch import Tensor
 
 from equivalence.arithmetic.field import Field, FieldTensor
