@@ -143,6 +143,9 @@ class Magnitudes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             return _norm_magnitude(*args)
         if packet is aten.native_batch_norm_backward:
             return _norm_backward_magnitude(*args)
+        if packet in _SCALED and _touches_floats(args):
+            args = tuple(_absolute(a) for a in args)
+            kwargs = {name: _absolute(value) for name, value in kwargs.items()}
         if packet in _EXACT or func.is_view or not _touches_floats(args):
             return func(*args, **kwargs)
         raise NotApplicable(f"{packet} is not exact on integers{_where()}")
@@ -150,12 +153,19 @@ class Magnitudes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
     def _within(self, func: Any, tensor: Tensor) -> None:
         if not torch.equal(tensor, tensor.round()):
             raise NotApplicable(f"{func.overloadpacket} leaves the integers{_where()}")
+        if float(tensor.min()) < 0:
+            raise NotApplicable(f"{func.overloadpacket} has a negative result where all should be sizes{_where()}")
         self.largest = max(self.largest, float(tensor.max()))
 
 
 def _where() -> str:
     place = current_submodule()
     return f", in {place}" if place else ""
+
+
+def _absolute(value: Any) -> Any:
+    """The size of a number; the module's own tensors are sizes already."""
+    return abs(value) if isinstance(value, float | int) and not isinstance(value, bool) else value
 
 
 def _touches_floats(args: tuple[Any, ...]) -> bool:
@@ -213,6 +223,8 @@ _NORMS = {
     aten._batch_norm_with_update,
     aten._batch_norm_no_update,
 }
+# Those that take numbers, which a module writes with their signs.
+_SCALED = {aten.add, aten.add_, aten.mul, aten.mul_, aten.addmm}
 _EXACT = {
     aten.convolution,
     aten.convolution_backward,

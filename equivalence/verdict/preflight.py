@@ -129,12 +129,16 @@ def _other_size(n: int, factor: float) -> int:
 
 
 def check_data(modules: Sides) -> None:
-    """Refuse modules whose tensors hold no data.
+    """Refuse modules whose tensors hold no data or cannot be replaced.
 
     Raises:
-        RejectedInput: naming the side and the tensor.
+        RejectedInput: naming the side and the tensor or submodule.
     """
     for side, module in zip(SIDES, modules, strict=True):
+        for name, part in module.named_modules():
+            if isinstance(part, torch.jit.ScriptModule):
+                place = f" in {name}" if name else ""
+                raise RejectedInput(f"{side} is scripted{place}: pass the module that it was made from")
         for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
             if tensor.is_meta or isinstance(tensor, UninitializedTensorMixin):
                 raise RejectedInput(f"{side} has no data in {name}: materialise or initialise it before the check")

@@ -38,6 +38,8 @@ TARGET = -64.0
 # Enough for a block; what turns out too few is run again with more.
 _PRIMES = {"eval": 9, "train": 12}
 _MOST_PRIMES = 48
+# Of all counters where weights are random: forms that correspond have seen as many batches.
+_BATCHES_SEEN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +157,9 @@ def prove_shapes(
     memory: Memory | None = None,
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
+    for module in (left, right):
+        if weights == "all" and not isinstance(module, Block):
+            raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
     memory = memory or Memory()
     primes, salt, dtype = _PRIMES[mode], 0, widest_dtype(left, right)
     while True:
@@ -298,13 +303,16 @@ def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Te
     return {**copies, **_corresponding(field, module, copies)}
 
 
-def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, FieldTensor]:
+def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
     form, cardinality = module.form, module.spec.cardinality
     drawn: dict[str, Any] = {}
     for row in ROWS:
         names = row.places[form].names(cardinality)
-        if names[0] not in tensors or not tensors[names[0]].is_floating_point():
+        if names[0] not in tensors:
+            continue
+        if not tensors[names[0]].is_floating_point():
+            drawn |= {name: torch.full_like(tensors[name], _BATCHES_SEEN) for name in names}
             continue
         shape = row.gather(form, [tensors[name] for name in names], cardinality).shape
         canonical = field.variables(shape, f"weights/{row.name}")

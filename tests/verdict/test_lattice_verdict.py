@@ -102,7 +102,6 @@ def test_data_get_sparser_where_a_dtype_is_small_and_then_nothing_is_left():
 
 
 def test_agreement_that_does_not_depend_on_the_weights_is_marked_vacuous():
-    silent = nn.Sequential(conv(), nn.Hardtanh(0, 0.0 + 2**-30))
     zero = nn.Conv2d(4, 4, 1)
     for tensor in zero.parameters():
         nn.init.zeros_(tensor)
@@ -114,7 +113,6 @@ def test_agreement_that_does_not_depend_on_the_weights_is_marked_vacuous():
     lattice = [e for e in report.evidence if e.arithmetic == "lattice"]
     assert report
     assert all(e.holds is None for e in lattice if "vacuous" in e.statement)
-    del silent
 
 
 @pytest.mark.parametrize("module", [nn.Sigmoid(), nn.AdaptiveAvgPool2d(1), nn.GELU()])
@@ -137,6 +135,29 @@ def test_weights_related_by_more_than_copying_are_no_contradiction():
     report = check(left, right, input_shape=SHAPE)
     assert report.verdict is Verdict.EQUIVALENT
     assert any("otherwise than by copying" in e.statement for e in report.evidence)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda y: (y + -1000) + 1000,
+        lambda y: (y * -300 + 0 * y) * -1 - y * 299,
+        lambda y: torch.add(y, torch.add(y, y, alpha=-500), alpha=-1) - 500 * y,
+    ],
+)
+def test_numbers_with_a_sign_count_by_their_size(body):
+    """In bfloat16 the sums do not fit, although what is left of them would."""
+    part = conv().bfloat16()
+
+    class Roundabout(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = part
+
+        def forward(self, x):
+            return body(self.part(x))
+
+    assert check(Roundabout(), part, input_shape=SHAPE).verdict is Verdict.EQUIVALENT
 
 
 def test_ties_on_integers_are_no_contradiction():

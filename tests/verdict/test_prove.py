@@ -78,12 +78,8 @@ def test_what_cannot_be_followed_names_side_operation_and_submodule():
 
 
 def test_all_weights_need_two_forms():
-    proof = None
-    try:
-        proof = prove(nn.ReLU(), nn.ReLU(), input_shape=(1, 2, 3, 3), weights="all")
-    except ValueError as error:
-        assert "two forms" in str(error)
-    assert not proof
+    with pytest.raises(ValueError, match="two forms"):
+        prove(nn.ReLU(), nn.ReLU(), input_shape=(1, 2, 3, 3), weights="all")
 
 
 def test_more_primes_are_drawn_until_the_probability_is_small():
@@ -128,8 +124,7 @@ def _forms_hold():
 
 
 def _hand_written_product_holds():
-    square = Body(lambda x: (x + 1) * (x - 1))
-    return prove(square, Body(lambda x: x * x - 1), input_shape=(1, 2, 3, 3)).holds is True
+    return prove(Body(lambda x: x * (x + x)), Body(lambda x: x * x + x * x), input_shape=(1, 2, 3, 3)).holds is True
 
 
 def test_a_wrong_product_would_lose_the_proof(monkeypatch):
@@ -141,10 +136,10 @@ def test_a_wrong_product_would_lose_the_proof(monkeypatch):
 
 
 def test_a_function_that_ignores_its_argument_would_prove_too_much(monkeypatch):
-    shifted = Body(lambda x: torch.sigmoid(2 * x))
+    scaled = Body(lambda x: torch.sigmoid(2 * x))
 
     def misses():
-        return prove(nn.Sigmoid(), shifted, input_shape=(1, 2, 3, 3)).holds is True
+        return prove(nn.Sigmoid(), scaled, input_shape=(1, 2, 3, 3), gradients=False).holds is True
 
     assert not misses()
     honest = RandomFunctions.value
@@ -155,7 +150,7 @@ def test_a_function_that_ignores_its_argument_would_prove_too_much(monkeypatch):
 def test_a_sign_that_is_lost_would_prove_too_much(monkeypatch):
     def misses():
         pair = Body(lambda x: F.relu(x) * 1.0), Body(lambda x: x * 0.5)
-        return prove(*pair, input_shape=(1, 2, 3, 3)).holds is True
+        return prove(*pair, input_shape=(1, 2, 3, 3), gradients=False).holds is True
 
     assert not misses()
     monkeypatch.setattr(RandomFunctions, "sign", lambda self, flat: torch.zeros_like(flat[:1]))
