@@ -33,8 +33,3 @@ class Fault(Protocol):
 def catalogue() -> tuple[Fault, ...]:
     """Every fault there is, in the order of the catalogue."""
     return tuple(import_module("equivalence.verdict.faults").CATALOGUE)
-
-
-def shows_in(fault: Fault, mode: str) -> bool:
-    """Whether the mode can show the fault at all; a momentum never shows in evaluation."""
-    return mode in getattr(fault, "modes", (mode,))

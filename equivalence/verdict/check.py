@@ -23,6 +23,7 @@ from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
 from equivalence.verdict.modules import base_dtype
+from equivalence.verdict.names import chosen
 from equivalence.verdict.preflight import (
     both_forward,
     float_input,
@@ -42,6 +43,8 @@ from equivalence.verdict.verdict import Evidence, Report, Verdict
 from equivalence.verdict.witness import bounded, find_witness
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
 
     from equivalence.arithmetic.difference import Quantity
@@ -57,6 +60,7 @@ def check(
     input_shape: Shape | None = None,
     mode: Mode = "eval",
     weights: Weights = "given",
+    experiments: Collection[str] | None = None,
     seed: int = 0,
 ) -> Report:
     """Say whether two modules are the same function, and how that is known.
@@ -77,6 +81,8 @@ def check(
             of a block need none.
         mode: "eval", or "train" for batch statistics, running statistics and a step of SGD.
         weights: "given", or "all" to prove two forms of one spec for every weight.
+        experiments: what is compared, such as `("outputs",)`; all that the mode can show by
+            default.
         seed: of everything that is drawn.
 
     Returns:
@@ -85,11 +91,12 @@ def check(
     Raises:
         TypeError: if one of them is no module.
         RejectedInput: if a module fails on the input or returns no tensor; names side and place.
+        ValueError: if an experiment is unknown in the mode.
     """
     for side, module in (("left", left), ("right", right)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{side} is a {type(module).__name__}, but must be a torch.nn.Module")
-    ladder = _Ladder(left, right, input_shape, mode, weights, seed)
+    ladder = _Ladder(left, right, input_shape, mode, weights, seed, chosen(experiments, mode))
     verdict, reason = ladder.climb()
     return Report(
         left=_name(left),
@@ -111,6 +118,7 @@ def assert_equivalent(
     input_shape: Shape | None = None,
     mode: Mode = "eval",
     weights: Weights = "given",
+    experiments: Collection[str] | None = None,
     seed: int = 0,
 ) -> None:
     """Raise unless `check` says EQUIVALENT; the first line of the error is the whole verdict.
@@ -121,12 +129,20 @@ def assert_equivalent(
     AssertionError: ReLU / ReLU6: DIFFERENT...
 
     Args:
-        left, right, input_shape, mode, weights, seed: as for `check`.
+        left, right, input_shape, mode, weights, experiments, seed: as for `check`.
 
     Raises:
         AssertionError: with the verdict in its first line and the full report below.
     """
-    report = check(left, right, input_shape=input_shape, mode=mode, weights=weights, seed=seed)
+    report = check(
+        left,
+        right,
+        input_shape=input_shape,
+        mode=mode,
+        weights=weights,
+        experiments=experiments,
+        seed=seed,
+    )
     if not report:
         raise AssertionError(f"{report.headline}\n{report}")
 
@@ -142,9 +158,11 @@ class _Ladder:
         mode: Mode,
         weights: Weights,
         seed: int,
+        experiments: tuple[str, ...] | None,
     ) -> None:
         self.modules = (left, right)
         self.mode, self.weights, self.seed = mode, weights, seed
+        self.experiments = experiments
         asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
         self.outputs = [both_forward(self.modules, shape, mode, seed) for shape in asked]
         self.shapes = asked
@@ -157,7 +175,18 @@ class _Ladder:
         ).quantities
 
     def climb(self) -> tuple[Verdict, str]:
-        """The verdict and its reason; evidence is kept on the way."""
+        """The verdict and its reason, which says so if not everything was compared."""
+        verdict, reason = self.judged()
+        if self.experiments is not None:
+            reason = f"{reason}; compared: {', '.join(self.experiments)}"
+        return verdict, reason
+
+    def wanted(self, experiment: str) -> bool:
+        """Whether it is one of those that are compared."""
+        return self.experiments is None or experiment in self.experiments
+
+    def judged(self) -> tuple[Verdict, str]:
+        """What follows from the evidence, which is kept on the way."""
         for outputs, shape in zip(self.outputs, self.shapes, strict=False):
             if difference := structural_difference(outputs, shape):
                 return Verdict.DIFFERENT, difference
@@ -180,6 +209,11 @@ class _Ladder:
         proof = prove_shapes(
             *self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed
         )
+        kept = {name: agreed for name, agreed in proof.experiments.items() if self.wanted(name)}
+        if not kept and proof.holds is not None:
+            proof = dataclasses.replace(proof, holds=None, reason="neither module has what is compared")
+        elif proof.holds is not None:
+            proof = dataclasses.replace(proof, holds=all(kept.values()), experiments=kept)
         probability = 2.0**proof.log2_bound
         if proof.holds is None:
             self.evidence.append(Evidence("field", OUTPUTS, None, str(proof)))
@@ -192,7 +226,9 @@ class _Ladder:
     def witness(self, proof: Proof) -> tuple[Verdict, str]:
         """What follows when there is no proof: a witness, or nothing."""
         try:
-            found = find_witness(*self.modules, self.shapes, self.mode, self.seed)
+            found = find_witness(
+                *self.modules, self.shapes, self.mode, self.seed, self.experiments
+            )
         except UnsupportedOperation as error:
             self.evidence.append(Evidence("rounding", OUTPUTS, None, str(error)))
             return Verdict.UNDECIDED, f"{proof}, and no bound on rounding: {error}"
@@ -221,13 +257,13 @@ class _Ladder:
         except NotApplicable as error:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
             return None
-        differing = found.differing()
+        differing = [name for name in found.differing() if self.wanted(name)]
         if differing and not self.corresponding(found):
             statement = "not applicable: the weights are related otherwise than by copying"
             self.evidence.append(Evidence("lattice", OUTPUTS, None, statement))
             return None
         contradiction = None
-        for name in found.results[0]:
+        for name in filter(self.wanted, found.results[0]):
             if name in differing:
                 side = side_that_is_off(*self.modules, found, name)
                 contradiction = f"{name} on integers: a kernel is wrong, {side}"
@@ -254,6 +290,8 @@ class _Ladder:
 
     def rounding(self) -> str | None:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""
+        if not self.wanted(OUTPUTS):
+            return None
         dtype = base_dtype(*self.modules)
         try:
             bounds = [
@@ -270,7 +308,9 @@ class _Ladder:
         share, at = _share(*self.outputs[0], allowed)
         self.quantities = tuple(_with_bound(q, allowed) for q in self.quantities)
         statement = f"greatest difference in floats is {share:.2g} of what rounding allows"
-        self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement))
+        self.evidence.append(
+            Evidence("rounding", OUTPUTS, share <= 1, statement, bound_fraction=share)
+        )
         return None if share <= 1 else f"outputs{at}: {statement}, so a kernel is wrong"
 
 

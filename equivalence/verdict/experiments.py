@@ -19,6 +19,8 @@ from torch.func import functional_call
 
 from equivalence.arithmetic.errors import RejectedInput
 from equivalence.blocks.forms import Block
+from equivalence.verdict.names import AFTER_SGD, AFTER_TRAINING, INPUT_GRADIENT
+from equivalence.verdict.names import OUTPUTS as OUTPUTS
 from equivalence.weights.correspondence import ROWS
 
 if TYPE_CHECKING:
@@ -28,11 +30,6 @@ if TYPE_CHECKING:
 
 # A power of two, so that the step is exact in every arithmetic.
 LEARNING_RATE = 0.125
-
-OUTPUTS = "outputs"
-INPUT_GRADIENT = "input gradient"
-AFTER_TRAINING = "outputs after a training step"
-AFTER_SGD = "outputs after an SGD step"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ from equivalence.verdict.experiments import OUTPUTS, Probe, run
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -109,7 +109,12 @@ def witness_input(pattern: str, shape: Shape, dtype: torch.dtype, seed: int) -> 
 
 
 def find_witness(
-    left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mode: Mode, seed: int
+    left: nn.Module,
+    right: nn.Module,
+    shapes: Sequence[Shape],
+    mode: Mode,
+    seed: int,
+    experiments: Collection[str] | None = None,
 ) -> Witness | None:
     """The first witness among inputs of many scales, signs and structures, or None.
 
@@ -118,6 +123,7 @@ def find_witness(
         shapes: of the inputs that are tried, `(N, C, H, W)`.
         mode: "eval" or "train".
         seed: of the inputs.
+        experiments: those that are compared; all by default.
 
     Raises:
         UnsupportedOperation: if an operation has no rule that bounds its error.
@@ -133,7 +139,8 @@ def find_witness(
                 for m in (left, right)
             ]
             for name, index, values, bound in _apart(*sides, gradients=not pattern.zeros):
-                return Witness(name, shape, pattern.name, index, *values, bound)
+                if experiments is None or name in experiments:
+                    return Witness(name, shape, pattern.name, index, *values, bound)
     return None
 
 

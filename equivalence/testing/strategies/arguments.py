@@ -12,14 +12,10 @@ from hypothesis.errors import InvalidArgument
 from hypothesis.strategies import SearchStrategy
 
 from equivalence.blocks.spec import BlockSpec
+from equivalence.testing.names import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
-MODES = ("eval", "train")
-# The keys of `blocks.forms.FORMS`, which would load torch.
-FORM_NAMES = ("per-branch", "concatenated", "grouped")
 
 
 def positive(strategy: str, **arguments: object) -> None:

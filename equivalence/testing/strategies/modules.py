@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from equivalence.testing.case import Case
-from equivalence.testing.strategies.arguments import (
-    DTYPES,
-    FORM_NAMES,
-    MODES,
-    dtype_name,
-    some_of,
-    spec_strategy,
-)
+from equivalence.testing.names import DTYPES, FORM_NAMES, MODES
+from equivalence.testing.strategies.arguments import dtype_name, some_of, spec_strategy
 from equivalence.testing.strategies.tensors import seeds
 
 if TYPE_CHECKING:
@@ -77,9 +71,7 @@ def modules(
 
 
 @st.composite
-def _modules(
-    draw: DrawFn, specs: SearchStrategy[BlockSpec], classes: SearchStrategy[type[Block]], dtype: str
-) -> Block:
+def _modules(draw: DrawFn, specs: SearchStrategy[BlockSpec], classes: SearchStrategy[type[Block]], dtype: str) -> Block:
     from equivalence.testing.build import build
 
     spec, form = draw(specs, label="spec"), draw(classes, label="form")
@@ -119,7 +111,7 @@ def cases(
     apart = [pair for pair in pairs if pair[0] != pair[1]] or pairs
     sides = st.sampled_from(apart)
     return st.builds(
-        lambda spec, pair, mode, dtype, seed: Case(spec, *pair, mode, dtype, seed),
+        lambda spec, pair, mode, dtype, seed: Case(spec, pair[0], pair[1], mode, dtype, seed),
         spec_strategy("cases", spec),
         sides,
         st.sampled_from(some_of("cases", "modes", modes, MODES)),

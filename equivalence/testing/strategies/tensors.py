@@ -86,9 +86,7 @@ def inputs(
     Raises:
         InvalidArgument: naming the argument, its value and the rule.
     """
-    shapes = input_shapes(
-        spec, min_batch=min_batch, max_batch=max_batch, min_size=min_size, max_size=max_size
-    )
+    shapes = input_shapes(spec, min_batch=min_batch, max_batch=max_batch, min_size=min_size, max_size=max_size)
     return _inputs(shapes, dtype_name("inputs", dtype))
 
 
