@@ -302,7 +302,7 @@ def started(pytester, code):
     """What pytest prints of `sys.modules` when it has run one test file."""
     pytester.makepyfile(f"def test_it():\n    {code}\n")
     pytester.makeconftest(
-        "import sys\ndef pytest_unconfigure():\n    print('loaded:', *{'torch', 'numpy', 'hypothesis', 'equivalence.testing.plugin'} & set(sys.modules))"
+        "import sys\ndef pytest_unconfigure():\n    print('loaded:', *{'torch', 'numpy', 'equivalence.testing.plugin'} & set(sys.modules))"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=pytester.path)

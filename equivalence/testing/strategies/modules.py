@@ -85,6 +85,7 @@ def cases(
     dtypes: Collection[str] = DTYPES,
     lefts: Collection[str] = FORM_NAMES,
     rights: Collection[str] = FORM_NAMES,
+    seed: int | None = None,
 ) -> SearchStrategy[Case]:
     """Two forms of one block to be checked, and how: what `equivalence search` draws.
 
@@ -98,6 +99,7 @@ def cases(
         modes: to draw from, "eval" or "train".
         dtypes: to draw from, "float64", "float32", "float16" or "bfloat16".
         lefts, rights: names of forms to draw the two sides from.
+        seed: of the weights; drawn by default.
 
     Raises:
         InvalidArgument: naming the argument, its value and the rule.
@@ -116,5 +118,5 @@ def cases(
         sides,
         st.sampled_from(some_of("cases", "modes", modes, MODES)),
         st.sampled_from(some_of("cases", "dtypes", dtypes, DTYPES)),
-        seeds(),
+        seeds() if seed is None else st.just(seed),
     )
