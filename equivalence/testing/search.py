@@ -77,7 +77,7 @@ class Campaign:
             command,
             seed,
             None,
-            tuple(report for _, report in shown),
+            tuple(_brief(report) for _, report in shown),
             tuple(_told(case, report, seed) for case, report in shown),
             considered=f"{equivalent} of {len(self.verdicts)} cases equivalent",
         )
@@ -136,6 +136,12 @@ def search(
 def _fraction(report: Report) -> float:
     """The part of what rounding allows, below every other where no bound is known."""
     return -1.0 if report.bound_fraction is None else report.bound_fraction
+
+
+def _brief(report: Report) -> Report:
+    """The report without the quantities that do not differ, but for the output."""
+    kept = tuple(q for q in report.quantities if q.name == "output" or not q.equal)
+    return dataclasses.replace(report, quantities=kept)
 
 
 def _told(case: Case, report: Report, seed: int) -> str:
