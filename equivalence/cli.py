@@ -71,27 +71,21 @@ def _spec(
     out_channels: Annotated[
         int | None, typer.Option(help="Channels of the output; those of the input by default.")
     ] = None,
-    cardinality: Annotated[
-        int | None, typer.Option(help="Number of branches, in place of the template's.")
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Channels of a branch, in place of the template's.")
-    ] = None,
+    cardinality: Annotated[int | None, typer.Option(help="Number of branches, in place of the template's.")] = None,
+    width: Annotated[int | None, typer.Option(help="Channels of a branch, in place of the template's.")] = None,
     kernel_size: Annotated[int, typer.Option(help="Odd extent of the transform.")] = 3,
     stride: Annotated[int, typer.Option(help="Stride of the transform.")] = 1,
     dilation: Annotated[int, typer.Option(help="Dilation of the transform.")] = 1,
-    bias: Annotated[
-        tuple[bool, bool, bool], typer.Option(help="Of the three convolutions in turn.")
-    ] = (False, False, False),
+    bias: Annotated[tuple[bool, bool, bool], typer.Option(help="Of the three convolutions in turn.")] = (
+        False,
+        False,
+        False,
+    ),
     norm: Annotated[Norm, typer.Option(help="What follows each convolution.")] = "batch",
     eps: Annotated[float, typer.Option(help="Added to variances.")] = 1e-5,
-    momentum: Annotated[
-        str, typer.Option(help="Of running statistics; 'none' averages all batches.")
-    ] = "0.1",
+    momentum: Annotated[str, typer.Option(help="Of running statistics; 'none' averages all batches.")] = "0.1",
     activation: Annotated[str, typer.Option(help="Of torch.nn.functional.")] = "relu",
-    shortcut: Annotated[
-        Shortcut | None, typer.Option(help="By default identity where shapes allow it.")
-    ] = None,
+    shortcut: Annotated[Shortcut | None, typer.Option(help="By default identity where shapes allow it.")] = None,
     spatial_dims: Annotated[int, typer.Option(help="1, 2 or 3.")] = 2,
 ) -> BlockSpec:
     """The block that the options describe."""
@@ -162,9 +156,7 @@ def _or_none(annotation: Any) -> Any:
     return Annotated[(kind | None, *described)]
 
 
-def _with_parameters(
-    command: Callable[..., int], parameters: list[inspect.Parameter]
-) -> Callable[..., int]:
+def _with_parameters(command: Callable[..., int], parameters: list[inspect.Parameter]) -> Callable[..., int]:
     """The command with a signature that typer makes options of."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -189,9 +181,7 @@ def report(
     seed: Seed = 0,
     gradients: Annotated[bool, typer.Option("--gradients", help="Compare them too.")] = False,
     device: Annotated[str, typer.Option(help="Where the blocks run, such as cuda.")] = "cpu",
-    mapping: Annotated[
-        bool, typer.Option("--mapping", help="Print which tensor went where.")
-    ] = False,
+    mapping: Annotated[bool, typer.Option("--mapping", help="Print which tensor went where.")] = False,
     format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
     output: Output = None,
     quiet: Quiet = False,
@@ -250,9 +240,7 @@ def search(
     dtype: Annotated[DType | None, typer.Option(help="Drawn if left out.")] = None,
     left: Annotated[Form | None, typer.Option(help="Drawn if left out.")] = None,
     right: Annotated[Form | None, typer.Option(help="Drawn if left out.")] = None,
-    weights_seed: Annotated[
-        int | None, typer.Option(help="Of the weights; drawn if left out.", min=0)
-    ] = None,
+    weights_seed: Annotated[int | None, typer.Option(help="Of the weights; drawn if left out.", min=0)] = None,
     max_channels: Annotated[int, typer.Option(help="Most channels that are drawn.")] = 8,
     max_cardinality: Annotated[int, typer.Option(help="Most branches that are drawn.")] = 4,
     max_width: Annotated[int, typer.Option(help="Greatest width that is drawn.")] = 4,

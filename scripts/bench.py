@@ -48,9 +48,7 @@ def peak_megabytes(code: str) -> float:
     """Greatest resident memory of a fresh interpreter that runs the code, in MB."""
     # Unlike getrusage's figure, this one does not start from the parent's.
     measured = "print(next(s for s in open('/proc/self/status') if 'VmHWM' in s).split()[1])"
-    done = subprocess.run(
-        [sys.executable, "-c", f"{code}\n{measured}"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{measured}"], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1]) / 1024
 
 
@@ -118,9 +116,7 @@ def bench_startup() -> None:
     table = Table("command", "seconds")
     for command in (["equivalence", "--help"], ["equivalence", "report"]):
         module = [sys.executable, "-m", *command]
-        (taken,) = seconds(
-            lambda module=module: subprocess.run(module, capture_output=True, check=False), repeat=3
-        )
+        (taken,) = seconds(lambda module=module: subprocess.run(module, capture_output=True, check=False), repeat=3)
         table.add_row(" ".join(command), f"{taken:.2f}")
     console.print(table)
 
@@ -134,7 +130,7 @@ def cpu_seconds(command: list[str], folder: str) -> float:
 
 
 def bench_pytest() -> None:
-    """pytest with the plugin installed and not used, against without it (at most 50 ms more)."""
+    """Runs of pytest with the plugin installed and not used, against without it (at most 50 ms more)."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test_nothing.py").write_text("def test_nothing(): pass\n")
         # Hypothesis' own plugin takes longer than all the rest, and is not what is measured.
@@ -153,9 +149,7 @@ def bench_pytest() -> None:
 
 def bench_table2() -> None:
     """Time and peak memory of each form at the five cardinalities of Table 2, 56×56, batch 1."""
-    table = Table(
-        "template", "form", "parameters", "eval (ms)", "train step (ms)", "eval (MB)", "train (MB)"
-    )
+    table = Table("template", "form", "parameters", "eval (ms)", "train step (ms)", "eval (MB)", "train (MB)")
     inputs = torch.randn(1, 256, 56, 56)
     loaded = peak_megabytes("import torch")
     for template in TABLE_2:
@@ -184,11 +178,7 @@ def bench_table2() -> None:
     console.print(table)
 
 
-BENCHMARKS = {
-    name.removeprefix("bench_"): run
-    for name, run in globals().copy().items()
-    if name.startswith("bench_")
-}
+BENCHMARKS = {name.removeprefix("bench_"): run for name, run in globals().copy().items() if name.startswith("bench_")}
 
 
 def main(names: list[str] = typer.Argument(None, help=", ".join(BENCHMARKS))) -> None:  # noqa: B008  # typer's idiom

@@ -14,8 +14,6 @@ from hypothesis import settings
 settings.register_profile("dev", max_examples=15, deadline=None)
 settings.register_profile("ci", settings.get_profile("ci"), max_examples=25)
 settings.register_profile("thorough", max_examples=300, deadline=None)
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if "CI" in os.environ else "dev"))
 
 torch.set_num_threads(1)  # xdist spreads tests over the cores; threads would only compete

@@ -70,9 +70,7 @@ def test_json_is_strict_and_has_the_contract_s_keys(capsys):
         "grouped",
         "transferred",
     )
-    assert {"max_abs_diff", "max_rel_diff", "max_ulp_diff", "bound"} <= result["quantities"][
-        0
-    ].keys()
+    assert {"max_abs_diff", "max_rel_diff", "max_ulp_diff", "bound"} <= result["quantities"][0].keys()
     names = [quantity["name"] for quantity in result["quantities"]]
     assert "transform.conv.weight.grad" in names
     assert "reduce.norm.running_var" in names
@@ -85,9 +83,7 @@ def test_markdown_has_a_table_for_each_kind_of_weights(capsys):
 
 def test_the_mapping_names_both_slices(capsys):
     main(["report", *SMALL, "--mapping"])
-    assert (
-        "branches.1.expand.weight → expand.weight[:, 2:4]  (4, 2, 1, 1)" in capsys.readouterr().out
-    )
+    assert "branches.1.expand.weight → expand.weight[:, 2:4]  (4, 2, 1, 1)" in capsys.readouterr().out
 
 
 def test_quiet_prints_the_verdict_only(capsys):

@@ -15,9 +15,7 @@ def loads(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "statement", ["import equivalence", "from equivalence import BlockSpec, SpecError"]
-)
+@pytest.mark.parametrize("statement", ["import equivalence", "from equivalence import BlockSpec, SpecError"])
 def test_no_torch_is_imported(statement):
     assert loads(statement) == set()
 

@@ -211,11 +211,7 @@ def _stages(module: nn.Module, wanted: bool) -> Iterator[Callable[[], dict[str, 
         for row, port in STAGES:
             for path in row.places[form].names(cardinality):
                 part, ear = module.get_submodule(path), _ear(heard, (row.name, path))
-                handle = (
-                    part.register_forward_hook(ear)
-                    if port == "returns"
-                    else part.register_forward_pre_hook(ear)
-                )
+                handle = part.register_forward_hook(ear) if port == "returns" else part.register_forward_pre_hook(ear)
                 stack.callback(handle.remove)
 
         def told() -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +26,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from equivalence.arithmetic.location import current_submodule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    import numpy.typing as npt
 
 aten = torch.ops.aten
 
@@ -51,84 +54,80 @@ def integers(module: nn.Module, density: float, seed: int) -> dict[str, Tensor]:
         density: fraction of weights that do not become 0.
         seed: of the random function from values to integers.
     """
-    values = {}
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    values = {name: t.detach().clone() for name, t in tensors.items() if name not in floats}
+    drawn = _ternary_all(floats, density, seed)
     for path, part in module.named_modules():
-        prefix = f"{path}." if path else ""
-        own = dict(part.named_parameters(recurse=False)) | dict(part.named_buffers(recurse=False))
-        roles = _norm_roles(part, own, seed)
-        for name, tensor in own.items():
-            if not tensor.is_floating_point():
-                values[prefix + name] = tensor.detach().clone()
-                continue
-            default = _ternary(tensor, density, seed)
-            values[prefix + name] = roles.get(name, default).to(tensor.dtype)
-    return values
+        if getattr(part, "running_var", None) is not None and hasattr(part, "eps"):
+            _scale_by_one(drawn, f"{path}." if path else "", part.eps, floats)
+    return values | {name: drawn[name].to(t) for name, t in floats.items()}
 
 
-def _norm_roles(part: nn.Module, own: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """A batch norm's tensors such that its scale is ±1 in any arithmetic up to float64."""
-    variance, eps = own.get("running_var"), getattr(part, "eps", None)
-    if variance is None or eps is None:
-        return {}
-    # eps must be lost beside 4^k in float64 too, as a kernel may add them there.
-    largest = torch.finfo(variance.dtype).max
+def _scale_by_one(drawn: dict[str, Tensor], prefix: str, eps: float, floats: Mapping[str, Tensor]) -> None:
+    """Give a batch norm the scale ±1 in any arithmetic up to float64.
+
+    Its eps must be lost beside 4^k in float64 too, as a kernel may add them there.
+    """
+    variance = f"{prefix}running_var"
+    largest = torch.finfo(floats[variance].dtype).max
     k = next((k for k in range(60) if eps < 4.0**k * 2.0**-54), 60)
     while 4.0**k > largest:
         k -= 1
-    roles = {"running_var": torch.full_like(variance, 4.0**k)}
-    sign = _ternary(variance, 1.0, seed)
-    if (gamma := own.get("weight")) is not None:
-        sign = _ternary(gamma, 1.0, seed)
-        roles["weight"] = sign * 2.0**k
-    if (beta := own.get("bias")) is not None:
-        roles["bias"] = _ternary(beta, 0.5, seed)
-    if (mean := own.get("running_mean")) is not None:
-        roles["running_mean"] = _ternary(mean, 0.5, seed)
-    return roles
+    drawn[variance] = torch.full_like(drawn[variance], 4.0**k)
+    if (gamma := f"{prefix}weight") in drawn:
+        # Any gamma but 0 becomes ±2^k: a norm that scales to nothing would hide what is before it.
+        sign = torch.where(drawn[gamma] < 0, -1.0, 1.0)
+        drawn[gamma] = sign * (floats[gamma] != 0).cpu() * 2.0**k
 
 
-def _ternary(tensor: Tensor, density: float, seed: int) -> Tensor:
+def _ternary_all(tensors: Mapping[str, Tensor], density: float, seed: int) -> dict[str, Tensor]:
+    """`_ternary` of many tensors at once: one call costs as much as one small tensor."""
+    if not tensors:
+        return {}
+    flat = torch.cat([t.detach().cpu().double().reshape(-1) for t in tensors.values()])
+    parts = torch.split(_ternary(flat, density, seed), [t.numel() for t in tensors.values()])
+    return {n: part.view(t.shape) for (n, t), part in zip(tensors.items(), parts, strict=True)}
+
+
+def _ternary(values: Tensor, density: float, seed: int) -> Tensor:
     """-1, 0 or 1 as a random function of each value; a share of `density` is not 0, and 0 is 0."""
-    bits = tensor.detach().double().contiguous().view(torch.int64)
-    mixed = bits * _MULTIPLIERS[0] + torch.tensor(seed) * _MULTIPLIERS[1]
+    mixed = values.view(torch.int64) * _MULTIPLIERS[0] + torch.tensor(seed) * _MULTIPLIERS[1]
     for multiplier in _MULTIPLIERS:
         mixed = (mixed ^ ((mixed >> 31) & (2**33 - 1))) * multiplier
     uniform = ((mixed >> 11) & (2**53 - 1)).double() / 2.0**53
-    kept = (uniform < density) & (tensor != 0)
+    kept = (uniform < density) & (values != 0)
     return torch.where(uniform < density / 2, 1.0, -1.0).double() * kept
 
 
 # Odd, without pattern: those of SplitMix64 (Steele et al. 2014), as signed integers.
-_MULTIPLIERS = tuple(
-    m - 2**64 for m in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
+_MULTIPLIERS = tuple(m - 2**64 for m in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
-def integer_input(shape: tuple[int, ...], density: float, generator: torch.Generator) -> Tensor:
+def integer_array(shape: tuple[int, ...], density: float, seed: int) -> npt.NDArray[np.float64]:
     """-1, 0 or 1 in float64; a share of `density` is not 0."""
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return torch.where(uniform < density / 2, 1.0, -1.0).double() * (uniform < density)
+    uniform = np.random.default_rng(seed).random(shape)
+    return np.where(uniform < density / 2, 1.0, -1.0) * (uniform < density)
 
 
-class Magnitudes(TorchDispatchMode):
+class Magnitudes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
     """While active, every result bounds the sums of absolute values that it was made of.
 
     The module is run on absolute weights and inputs; what would subtract adds, what would cut off
-    passes. `largest` is the greatest bound met.
+    passes. `largest` is the greatest bound met; whether it fits a significand is for the caller to see.
 
     Raises:
         NotApplicable: from within, at an operation that is not exact on integers.
     """
 
-    def __init__(self, limit: float) -> None:
-        super().__init__()
-        self.limit = limit
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.largest = 0.0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = self._bound(func, args, kwargs or {})
+        if not _touches_floats(args):
+            return result
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel():
                 self._within(func, tensor)
@@ -149,16 +148,9 @@ class Magnitudes(TorchDispatchMode):
         raise NotApplicable(f"{packet} is not exact on integers{_where()}")
 
     def _within(self, func: Any, tensor: Tensor) -> None:
-        largest = float(tensor.max())
-        if not largest < self.limit:
-            raise TooLarge(f"{func.overloadpacket} sums up to {largest:.3g}{_where()}")
         if not torch.equal(tensor, tensor.round()):
             raise NotApplicable(f"{func.overloadpacket} leaves the integers{_where()}")
-        self.largest = max(self.largest, largest)
-
-
-class TooLarge(NotApplicable):
-    """A sum may not fit the significand; sparser integers may."""
+        self.largest = max(self.largest, float(tensor.max()))
 
 
 def _where() -> str:
@@ -206,7 +198,7 @@ def _add_instead(x: Tensor, y: Tensor | float, *, alpha: float = 1) -> Tensor:
     return x + (y if isinstance(y, Tensor) else abs(y)) * abs(alpha)
 
 
-_SUBTRACTING = {
+_SUBTRACTING: dict[Any, Callable[..., Tensor]] = {
     aten.sub: _add_instead,
     aten.rsub: _add_instead,
     aten.sub_: lambda x, y, *, alpha=1: x.copy_(_add_instead(x, y, alpha=alpha)),

@@ -66,9 +66,7 @@ class _restorer:  # noqa: N801  # a closure with memory
     def __init__(self, module: nn.Module) -> None:
         self.modes = [(part, part.training) for part in module.modules()]
         self.slots: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = [
-            (slot, dict(slot))
-            for part in module.modules()
-            for slot in (part._parameters, part._buffers)
+            (slot, dict(slot)) for part in module.modules() for slot in (part._parameters, part._buffers)
         ]
         held = {id(t): t for _, slot in self.slots for t in slot.values() if t is not None}
         self.leaves = [(t, t.requires_grad, t.grad) for t in held.values() if t.is_leaf]

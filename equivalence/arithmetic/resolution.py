@@ -6,15 +6,17 @@ whose steps are dispatched again. What is found is remembered, what is not found
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
-from torch._ops import OpOverload
 
-from equivalence.arithmetic import structure
+from equivalence.arithmetic import movement, structure
 from equivalence.arithmetic.stacked import Rule, StackedTensor, unsupported
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
 
 
 def resolve(cls: type[StackedTensor], func: OpOverload) -> Rule:
@@ -27,12 +29,12 @@ def _find(cls: type[StackedTensor], func: OpOverload) -> Rule:
     if func in structure.rules:
         return structure.rules[func]
     name = func._schema.name.removeprefix("aten::")
-    composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-    # A composite such as `to` may alias its argument or copy it: only its own steps tell which.
-    if func.is_view and not composite:
-        return lambda *args, **kwargs: structure.viewed(func, *args, **kwargs)
-    if name in structure.MOVES and func._overloadname != "out":
-        return lambda *args, **kwargs: structure.moved(func, args, kwargs)
+    if func.is_view and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        return _decomposed(func, func.decompose)  # a view or a copy, as the strides allow: reshape, contiguous, to
+    if func.is_view:
+        return lambda *args, **kwargs: movement.viewed(func, *args, **kwargs)
+    if name in movement.MOVES and func._overloadname != "out":
+        return lambda *args, **kwargs: movement.moved(func, args, kwargs)
     if torch.Tag.nondeterministic_seeded in func.tags:
         return _refuse(func, "it draws random numbers, so two runs of one module differ; use eval()")
     if torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags:
@@ -42,10 +44,22 @@ def _find(cls: type[StackedTensor], func: OpOverload) -> Rule:
         inner = cls.rules.get(functional) or resolve(cls, functional)
         return _in_place(inner)
     if func in decomposition_table:
-        return decomposition_table[func]
-    if composite:
-        return func.decompose
+        return _decomposed(func, decomposition_table[func])
+    if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+        return _decomposed(func, func.decompose)
     return _refuse(func, "it has no exact rule")
+
+
+def _decomposed(func: OpOverload, decomposition: Rule) -> Rule:
+    """A decomposition may find out late that it does not cover its arguments."""
+
+    def rule(*args: Any, **kwargs: Any) -> Any:
+        result = decomposition(*args, **kwargs)
+        if result is NotImplemented:
+            raise unsupported(func, "it has no exact rule for these arguments")
+        return result
+
+    return rule
 
 
 def _refuse(func: OpOverload, reason: str) -> Rule:

@@ -66,7 +66,7 @@ class Arithmetic:
                 if isinstance(op, OpOverload):
                     cls.rules[op] = function
                 else:
-                    for name in op.overloads():
+                    for name in op.overloads():  # type: ignore[no-untyped-call]  # torch leaves it untyped
                         if "out" not in name:
                             cls.rules[getattr(op, name)] = function
             return function
@@ -107,7 +107,7 @@ class StackedTensor(torch.Tensor):
         self.state = state
         return self
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # named differently
         return f"{type(self).__name__}(shape={tuple(self.shape)}, dtype={self.dtype})"
 
     def known(self, kind: Any) -> tuple[Tensor, ...] | None:
@@ -121,7 +121,7 @@ class StackedTensor(torch.Tensor):
         self.companion = Companion(kind, tensors, self.state.version, note)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it by an implementation that takes no class
         cls,
         func: OpOverload,
         types: tuple[type, ...],
@@ -136,7 +136,7 @@ class StackedTensor(torch.Tensor):
         return rule(*args, **kwargs) if kwargs else rule(*args)
 
 
-_make_wrapper = torch.Tensor._make_wrapper_subclass  # type: ignore[attr-defined]
+_make_wrapper = torch.Tensor._make_wrapper_subclass
 
 
 def unsupported(op: OpOverload | str, reason: str) -> UnsupportedOperation:

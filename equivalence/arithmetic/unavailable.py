@@ -5,14 +5,17 @@ It may be passed around and dropped. Whoever computes with it gets an `Unsupport
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from equivalence.arithmetic.stacked import _make_wrapper, unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch._ops import OpOverload
 
 
 class Unavailable(torch.Tensor):
@@ -24,11 +27,11 @@ class Unavailable(torch.Tensor):
         self.what = what
         return self
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]  # named differently
         return f"Unavailable({self.what!r})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it by an implementation that takes no class
         cls,
         func: OpOverload,
         types: tuple[type, ...],

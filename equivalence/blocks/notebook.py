@@ -142,17 +142,13 @@ class BasicConv(SepConv):
         *,
         relu: bool = True,
     ) -> None:
-        super().__init__(
-            in_channels, out_channels, kernel_size, padding=padding, bias=bias, relu=relu
-        )
+        super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=bias, relu=relu)
 
 
 class _Branches(nn.Module):
     """What A and B share: C branches, which may all be one."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, cardinality: int, deviations: Deviations
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, cardinality: int, deviations: Deviations) -> None:
         super().__init__()
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -354,9 +350,7 @@ class BottleneckATwin(nn.Module):
     Source: the seed notebook's structure (a), with its branches run as groups.
     """
 
-    def __init__(
-        self, in_channels: int = 256, out_channels: int = 4, cardinality: int = 32
-    ) -> None:
+    def __init__(self, in_channels: int = 256, out_channels: int = 4, cardinality: int = 32) -> None:
         super().__init__()
         self.cardinality = cardinality
         hidden = out_channels * cardinality

@@ -132,9 +132,7 @@ class BlockSpec:
             if field != "out_channels" or value != self.in_channels  # by default: said once
         ]
         return broken or [
-            f"{field} (={getattr(self, field)!r}) {rule}"
-            for field, holds, rule in self._rules()
-            if not holds
+            f"{field} (={getattr(self, field)!r}) {rule}" for field, holds, rule in self._rules() if not holds
         ]
 
     def _rules(self) -> Iterator[tuple[str, bool, str]]:
@@ -191,9 +189,7 @@ class BlockSpec:
         """
         match = re.fullmatch(r"(\d+)x(\d+)d", template)
         if match is None:
-            raise SpecError(
-                f"template (={template!r}) must look like '32x4d': cardinality x width d"
-            )
+            raise SpecError(f"template (={template!r}) must look like '32x4d': cardinality x width d")
         return cls(cardinality=int(match[1]), width=int(match[2]), **fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -220,9 +216,7 @@ class BlockSpec:
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - known):
             raise SpecError(f"spec has unknown fields {unknown}; known are {sorted(known)}")
-        if missing := [
-            name for name in ("in_channels", "cardinality", "width") if name not in fields
-        ]:
+        if missing := [name for name in ("in_channels", "cardinality", "width") if name not in fields]:
             raise SpecError(f"spec lacks {missing}")
         return cls(**fields)
 

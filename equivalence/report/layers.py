@@ -47,8 +47,7 @@ def notebook(batch: int) -> str:
         BottleneckC(deviations=independent): "71,296",
     }
     return "\n".join(
-        _summary(type(module).__name__, module, (batch, 256, 56, 56))
-        + f"published: {published} parameters\n"
+        _summary(type(module).__name__, module, (batch, 256, 56, 56)) + f"published: {published} parameters\n"
         for module, published in structures.items()
     )
 

@@ -36,8 +36,5 @@ def _conclusion(report: Report) -> list[str]:
     marks = {True: "✓", False: "✗", None: "–"}
     return [
         head,
-        *(
-            f"    - {marks[e.holds]} {e.arithmetic}, {e.experiment}: {e.statement}"
-            for e in report.evidence
-        ),
+        *(f"    - {marks[e.holds]} {e.arithmetic}, {e.experiment}: {e.statement}" for e in report.evidence),
     ]

@@ -91,9 +91,7 @@ def comparison(compared: Comparison) -> str:
     return rendered(figures([("", compared.quantities)]))
 
 
-def figures(
-    pairs: Iterable[tuple[str, Sequence[Quantity]]], lines: box.Box = box.SIMPLE_HEAD
-) -> RenderableType:
+def figures(pairs: Iterable[tuple[str, Sequence[Quantity]]], lines: box.Box = box.SIMPLE_HEAD) -> RenderableType:
     """The table people look at: a row for each quantity of each pair."""
     table = Table(box=lines, show_edge=lines is box.MARKDOWN)
     table.add_column("pair")

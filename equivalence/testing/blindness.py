@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equivalence.arithmetic.errors import RejectedInput
-from equivalence.testing.catalogue import catalogue
+from equivalence.blocks.forms import Block
+from equivalence.testing.catalogue import catalogue, planted
 from equivalence.verdict.check import check
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def verdicts_with_faults(left: nn.Module, right: nn.Module, options: dict[str, A
     """
     caught: dict[str, bool] = {}
     for fault in catalogue():
-        if not fault.applies(right):
+        faulty = planted(fault, right)
+        if faulty is None:
             continue
-        faulty = fault.plant(right)
         if not _passes(left, faulty, options):
             caught[fault.name] = True
         elif not _passes(right, faulty, _everything(options, right)):
@@ -38,8 +39,6 @@ def verdicts_with_faults(left: nn.Module, right: nn.Module, options: dict[str, A
 
 def _everything(options: dict[str, Any], module: nn.Module) -> dict[str, Any]:
     """The options without what narrows a check: shapes, experiments, the kind of weights."""
-    from equivalence.blocks.forms import Block
-
     kept = {"mode", "seed"} | (set() if isinstance(module, Block) else {"input_shape"})
     return {name: value for name, value in options.items() if name in kept}
 

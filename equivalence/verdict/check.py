@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from equivalence.arithmetic.errors import UnsupportedOperation
-from equivalence.arithmetic.field import Field
+from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.names import chosen
 from equivalence.verdict.preflight import (
@@ -62,6 +63,7 @@ def check(
     weights: Weights = "given",
     experiments: Collection[str] | None = None,
     seed: int = 0,
+    memory: Memory | None = None,
 ) -> Report:
     """Say whether two modules are the same function, and how that is known.
 
@@ -81,9 +83,10 @@ def check(
             of a block need none.
         mode: "eval", or "train" for batch statistics, running statistics and a step of SGD.
         weights: "given", or "all" to prove two forms of one spec for every weight.
-        experiments: what is compared, such as `("outputs",)`; all that the mode can show by
-            default.
+        experiments: what is compared, such as `("outputs",)`; all that the mode can show by default.
         seed: of everything that is drawn.
+        memory: shared by checks of the same modules, lets each be run once; their weights must not
+            change in between.
 
     Returns:
         the report; printed, it is the full text, and its truth value is that of EQUIVALENT.
@@ -96,7 +99,8 @@ def check(
     for side, module in (("left", left), ("right", right)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{side} is a {type(module).__name__}, but must be a torch.nn.Module")
-    ladder = _Ladder(left, right, input_shape, mode, weights, seed, chosen(experiments, mode))
+    wanted = chosen(experiments, mode)
+    ladder = _Ladder(left, right, input_shape, mode, weights, seed, wanted, memory or Memory())
     verdict, reason = ladder.climb()
     return Report(
         left=_name(left),
@@ -159,7 +163,9 @@ class _Ladder:
         weights: Weights,
         seed: int,
         experiments: tuple[str, ...] | None,
+        memory: Memory,
     ) -> None:
+        self.memory = memory
         self.modules = (left, right)
         self.mode, self.weights, self.seed = mode, weights, seed
         self.experiments = experiments
@@ -170,9 +176,7 @@ class _Ladder:
             self.shapes += other_shape(self.modules, asked[0], mode, seed)
         self.evidence: list[Evidence] = []
         self.x = float_input(self.modules, asked[0], seed)
-        self.quantities = compare(
-            left, right, self.x, mode=mode, gradients=True, seed=seed
-        ).quantities
+        self.quantities = compare(left, right, self.x, mode=mode, gradients=True, seed=seed).quantities
 
     def climb(self) -> tuple[Verdict, str]:
         """The verdict and its reason, which says so if not everything was compared."""
@@ -206,9 +210,7 @@ class _Ladder:
 
     def proof(self) -> Proof:
         """The field's evidence, one for each experiment."""
-        proof = prove_shapes(
-            *self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed
-        )
+        proof = prove_shapes(*self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed)
         kept = {name: agreed for name, agreed in proof.experiments.items() if self.wanted(name)}
         if not kept and proof.holds is not None:
             proof = dataclasses.replace(proof, holds=None, reason="neither module has what is compared")
@@ -226,9 +228,7 @@ class _Ladder:
     def witness(self, proof: Proof) -> tuple[Verdict, str]:
         """What follows when there is no proof: a witness, or nothing."""
         try:
-            found = find_witness(
-                *self.modules, self.shapes, self.mode, self.seed, self.experiments
-            )
+            found = find_witness(*self.modules, self.shapes, self.mode, self.seed, self.experiments)
         except UnsupportedOperation as error:
             self.evidence.append(Evidence("rounding", OUTPUTS, None, str(error)))
             return Verdict.UNDECIDED, f"{proof}, and no bound on rounding: {error}"
@@ -253,7 +253,7 @@ class _Ladder:
         """The lattice's evidence; returns a contradiction, if there is one."""
         dtype = base_dtype(*self.modules)
         try:
-            found = run_on_integers(*self.modules, self.shapes[0], dtype, self.seed)
+            found = run_on_integers(*self.modules, self.shapes[0], dtype, self.seed, self.memory)
         except NotApplicable as error:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
             return None
@@ -276,17 +276,15 @@ class _Ladder:
 
     def corresponding(self, found: OnIntegers) -> bool:
         """Whether the modules are proved equal with the integers as weights."""
-        field = Field(self.seed, 9, base_dtype(*self.modules))
+        field, shape = Field(self.seed, 9, base_dtype(*self.modules)), self.shapes[0]
         try:
             left, right = (
-                evaluate(field, module, side, self.shapes[0], "eval", state=state)[OUTPUTS]
-                for side, module, state in zip(
-                    ("left", "right"), self.modules, found.weights, strict=True
-                )
+                evaluate(field, module, side, [shape], "eval", state=given.weights)[shape, OUTPUTS]
+                for side, module, given in zip(("left", "right"), self.modules, found.given, strict=True)
             )
         except UnfollowedModule:
             return False
-        return bool(torch.equal(left.parts, right.parts))  # type: ignore[attr-defined]  # field tensors
+        return isinstance(left, FieldTensor) and isinstance(right, FieldTensor) and FieldTensor.equal(left, right)
 
     def rounding(self) -> str | None:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""
@@ -294,24 +292,26 @@ class _Ladder:
             return None
         dtype = base_dtype(*self.modules)
         try:
-            bounds = [
-                bounded(module, self.x, Rounding(dtype), self.mode, self.seed, gradients=False)
-                for module in self.modules
-            ]
+            bounds = [self.bounded_outputs(module, Rounding(dtype)) for module in self.modules]
         except UnsupportedOperation as error:
             self.evidence.append(Evidence("rounding", OUTPUTS, None, f"no bound: {error}"))
             return None
-        left, right = (side[OUTPUTS] for side in bounds)
+        left, right = bounds
         if not (isinstance(left, RoundingTensor) and isinstance(right, RoundingTensor)):
             return None
         allowed = left.bound + right.bound
         share, at = _share(*self.outputs[0], allowed)
         self.quantities = tuple(_with_bound(q, allowed) for q in self.quantities)
         statement = f"greatest difference in floats is {share:.2g} of what rounding allows"
-        self.evidence.append(
-            Evidence("rounding", OUTPUTS, share <= 1, statement, bound_fraction=share)
-        )
+        self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement, bound_fraction=share))
         return None if share <= 1 else f"outputs{at}: {statement}, so a kernel is wrong"
+
+    def bounded_outputs(self, module: nn.Module, rounding: Rounding) -> Tensor:
+        """What rounding in the modules' floats can make of the outputs at most."""
+        return self.memory.recall(
+            ("bounded", id(module), self.x.shape, self.mode, rounding.dtype),
+            lambda: bounded(module, self.x, rounding, self.mode, self.seed, gradients=False)[OUTPUTS],
+        )
 
 
 def _share(left: Tensor, right: Tensor, allowed: Tensor) -> tuple[float, list[int]]:

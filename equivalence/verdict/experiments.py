@@ -124,7 +124,7 @@ def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[T
 
 
 def _call(module: nn.Module, tensors: Mapping[str, Any], x: Tensor) -> Tensor:
-    output = functional_call(module, dict(tensors), (x,))
+    output = functional_call(module, dict(tensors), (x,), tie_weights=False)
     if not isinstance(output, Tensor):
         raise RejectedInput(f"returned a {type(output).__name__}, but must return one tensor")
     return output

@@ -8,24 +8,19 @@ that side's own result in float64, and between forms of a block by the NumPy ref
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
 import torch
 
-from equivalence.arithmetic.lattice import (
-    SIGNIFICAND,
-    Magnitudes,
-    NotApplicable,
-    TooLarge,
-    integer_input,
-    integers,
-)
+from equivalence.arithmetic.lattice import SIGNIFICAND, Magnitudes, NotApplicable, integer_array, integers
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
 from equivalence.blocks.reference import reference
 from equivalence.verdict.experiments import OUTPUTS, Probe, run
+from equivalence.verdict.modules import original
 from equivalence.weights.correspondence import gather
 
 if TYPE_CHECKING:
@@ -33,12 +28,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equivalence.verdict.prove import Shape
+    from equivalence.verdict.memory import Memory
+    from equivalence.verdict.modules import Shape
 
-# Sparser data as long as sums do not fit; below the last too little is left to see anything.
-_DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
+# Sparser data as long as sums do not fit; below this too little is left to see anything.
+_SPARSEST = 0.02
 # Below this share of results that depend on the weights, agreement says nothing.
 _VACUOUS = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Integers:
+    """One module's integer weights, and what both modules are given.
+
+    Attributes:
+        weights: parameters and buffers by name, in the module's dtype.
+        probe: input and cotangent, in float64.
+        largest: greatest sum of absolute values that may occur.
+    """
+
+    weights: dict[str, Tensor]
+    probe: Probe
+    largest: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +58,14 @@ class OnIntegers:
 
     Attributes:
         dtype: of the modules.
-        largest: greatest sum of absolute values that may have occurred.
-        weights: the integers of the left and the right module, by name.
+        given: the integers of the left and the right module.
         results: of the left and the right module by experiment, in their dtype.
-        probe: the integers that both were given.
         telling: share of outputs that change with the weights.
     """
 
     dtype: torch.dtype
-    largest: float
-    weights: list[dict[str, Tensor]]
-    results: list[dict[str, Tensor]]
-    probe: Probe
+    given: tuple[Integers, Integers]
+    results: tuple[dict[str, Tensor], dict[str, Tensor]]
     telling: float
 
     @property
@@ -70,7 +77,7 @@ class OnIntegers:
     def description(self) -> str:
         """On what the modules agreed, with the figures that make it mean something."""
         dtype = str(self.dtype).removeprefix("torch.")
-        bits = math.log2(max(self.largest, 1.0))
+        bits = math.log2(max(1.0, *(side.largest for side in self.given)))
         said = f"{dtype} on integers whose sums stay below 2^{math.ceil(bits)}"
         share = f"{self.telling:.0%} of outputs depend on the weights"
         return f"{said}, {share}{': vacuous' if self.vacuous else ''}"
@@ -78,66 +85,63 @@ class OnIntegers:
     def differing(self) -> list[str]:
         """The experiments whose results are not equal in every element."""
         left, right = self.results
-        return [
-            name
-            for name in {**left, **right}
-            if not (
-                name in left
-                and name in right
-                and torch.equal(left[name], right[name].to(left[name].device))
-            )
-        ]
+        return [n for n in {**left, **right} if not (n in left and n in right and _equal(left[n], right[n]))]
 
 
 def run_on_integers(
-    left: nn.Module, right: nn.Module, shape: Shape, dtype: torch.dtype, seed: int
+    left: nn.Module, right: nn.Module, shape: Shape, dtype: torch.dtype, seed: int, memory: Memory
 ) -> OnIntegers:
     """Both modules on corresponding integers, in evaluation mode.
 
     Raises:
         NotApplicable: if no integers fit, or an operation is not exact on them.
     """
-    sides = (left, right)
-    for density in _DENSITIES:
-        weights = [integers(module, density, seed) for module in sides]
-        probe = _integer_probe(left, weights[0], shape, density, seed)
-        try:
-            largest = max(map(_magnitude, sides, weights, [probe] * 2, [dtype] * 2))
-        except TooLarge as error:
-            reason = str(error)
-            continue
-        results = [_results(m, w, probe) for m, w in zip(sides, weights, strict=True)]
-        other = _results(left, integers(left, density, seed + 1), probe, gradients=False)
-        telling = float((results[0][OUTPUTS] != other[OUTPUTS]).double().mean())
-        return OnIntegers(dtype, largest, weights, results, probe, telling)
-    raise NotApplicable(f"even sparse integers do not fit {dtype}: {reason}")
+    sides, limit, density = (left, right), 2.0 ** SIGNIFICAND[dtype], 1.0
+    while density > _SPARSEST:
+        given = [
+            memory.recall(
+                ("integers", id(module), shape, density),
+                functools.partial(_integers, module, shape, density, seed),
+            )
+            for module in sides
+        ]
+        largest = max(side.largest for side in given)
+        if largest < limit:
+            results = [
+                memory.recall(
+                    ("on integers", id(module), shape, density),
+                    functools.partial(_results, module, side.weights, side.probe),
+                )
+                for module, side in zip(sides, given, strict=True)
+            ]
+            other = _results(left, integers(left, density, seed + 1), given[0].probe, gradients=False)
+            telling = float((results[0][OUTPUTS] != other[OUTPUTS]).double().mean())
+            return OnIntegers(dtype, (given[0], given[1]), (results[0], results[1]), telling)
+        # Three convolutions and the input: sums shrink with the fourth power of the density.
+        density *= max(0.3, min(0.9, 0.8 * (limit / largest) ** 0.25))
+    raise NotApplicable(f"even sparse integers do not fit {dtype}: sums up to {largest:.3g}")
 
 
-def _integer_probe(
-    module: nn.Module, weights: Mapping[str, Tensor], shape: Shape, density: float, seed: int
-) -> Probe:
-    generator = torch.Generator().manual_seed(seed)
-    x = integer_input(shape, density, generator)
-    probe = Probe(x=x, later=x, cotangent=torch.zeros_like)
-    output = _results(module, weights, probe, gradients=False)[OUTPUTS]
-    # Drawn here, since nothing may be drawn while magnitudes are watched.
-    cotangent = integer_input(tuple(output.shape), density, generator)
-    return dataclasses.replace(probe, cotangent=cotangent.to)
+def _integers(module: nn.Module, shape: Shape, density: float, seed: int) -> Integers:
+    """Integers for a module, and the greatest sum of absolute values that they can lead to."""
+    weights = integers(module, density, seed)
+    x = torch.from_numpy(integer_array(shape, density, seed))
 
+    def cotangent(output: Tensor) -> Tensor:
+        return torch.from_numpy(integer_array(tuple(output.shape), density, seed + 1)).to(output)
 
-def _magnitude(
-    module: nn.Module, weights: Mapping[str, Tensor], probe: Probe, dtype: torch.dtype
-) -> float:
-    """The greatest sum of absolute values, if all of them fit the dtype's significand."""
     absolute = {n: t.cpu().double().abs() if t.is_floating_point() else t for n, t in weights.items()}
-    x = probe.x.abs()
-    cotangent = probe.cotangent(x).abs()
-    bound = Probe(x=x, later=x, cotangent=lambda _: cotangent)
-    original = getattr(module, "_orig_mod", module)
-    magnitudes = Magnitudes(2.0 ** SIGNIFICAND[dtype])
-    with as_found(original), locating(original), magnitudes:
-        run(original, absolute, bound, "eval")
-    return magnitudes.largest
+
+    def magnitude(output: Tensor) -> Tensor:
+        # Made by NumPy alone, because torch's operations are watched here.
+        return torch.from_numpy(abs(integer_array(tuple(output.shape), density, seed + 1)))
+
+    bound = Probe(x=x.abs(), later=x, cotangent=magnitude)
+    own = original(module)
+    magnitudes = Magnitudes()
+    with as_found(own), locating(own), magnitudes:
+        run(own, absolute, bound, "eval")
+    return Integers(weights, Probe(x=x, later=x, cotangent=cotangent), magnitudes.largest)
 
 
 def _results(
@@ -154,26 +158,29 @@ def side_that_is_off(left: nn.Module, right: nn.Module, found: OnIntegers, exper
     """Which side's kernel is wrong: between forms the NumPy reference says it, else float64."""
     truth = _reference(left, right, found) if experiment == OUTPUTS else None
     off = []
-    for side, module, weights, results in zip(
-        ("left", "right"), (left, right), found.weights, found.results, strict=True
-    ):
-        if truth is None:
-            wide = {n: t.double() if t.is_floating_point() else t for n, t in weights.items()}
-            expected = _results(module, wide, found.probe)[experiment]
-        else:
-            expected = truth
-        if not torch.equal(results[experiment].cpu().double(), expected.cpu()):
+    for side, module, given, results in zip(("left", "right"), (left, right), found.given, found.results, strict=True):
+        expected = truth
+        if expected is None:
+            wide = {n: t.double() if t.is_floating_point() else t for n, t in given.weights.items()}
+            expected = _results(module, wide, given.probe)[experiment]
+        if not _equal(results[experiment].double(), expected):
             off.append(side)
     judge = "float64" if truth is None else "the NumPy reference"
-    return f"{' and '.join(off) or 'neither side'} differs from {judge}"
+    if not off:
+        return f"neither side differs from {judge}"
+    return f"{' and '.join(off)} differ{'s' if len(off) == 1 else ''} from {judge}"
 
 
 def _reference(left: nn.Module, right: nn.Module, found: OnIntegers) -> Tensor | None:
-    """The output by the NumPy reference, over exact numbers."""
+    """The output by the NumPy reference."""
     if not (isinstance(left, Block) and isinstance(right, Block)):
         return None
-    weights = gather(left.form, found.weights[0], left.spec.cardinality)
+    weights = gather(left.form, found.given[0].weights, left.spec.cardinality)
     arrays = {name: tensor.cpu().double().numpy() for name, tensor in weights.items()}
-    output = reference(left.spec, arrays, found.probe.x.numpy()).output
+    output = reference(left.spec, arrays, found.given[0].probe.x.numpy()).output
     # The reference keeps the eps that is lost in floats: far less than the distance of integers.
     return torch.from_numpy(output).round()
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and torch.equal(left.cpu(), right.cpu())

@@ -25,12 +25,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 def base_dtype(*modules: nn.Module) -> torch.dtype:
     """The narrowest float dtype of any parameter or buffer: a cast to it loses nothing."""
-    dtypes = {
-        t.dtype
-        for m in modules
-        for t in itertools.chain(m.parameters(), m.buffers())
-        if t.is_floating_point()
-    }
+    dtypes = {t.dtype for m in modules for t in itertools.chain(m.parameters(), m.buffers()) if t.is_floating_point()}
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 

@@ -8,7 +8,6 @@ ways) the pair is UNDECIDED.
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,7 +17,6 @@ from equivalence.arithmetic.errors import RejectedInput
 from equivalence.arithmetic.location import current_submodule, locating
 from equivalence.arithmetic.preserve import as_found, seed_everything
 from equivalence.verdict.modules import base_dtype, device_of, tensors_of
-from equivalence.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
     from equivalence.arithmetic.floating import Mode

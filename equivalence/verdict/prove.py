@@ -9,22 +9,24 @@ never guessed: then `holds` is None and the reason names the operation and the s
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.func import functional_call
 
-from equivalence.arithmetic.errors import RedrawPrimes, UnsupportedOperation
+from equivalence.arithmetic.errors import RedrawPrimes
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import Probe, run
+from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
 from equivalence.weights.correspondence import ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
 
@@ -34,7 +36,7 @@ Weights = Literal["given", "all"]
 
 TARGET = -64.0
 # Enough for a block; what turns out too few is run again with more.
-_PRIMES = {"eval": 9, "train": 15}
+_PRIMES = {"eval": 9, "train": 12}
 _MOST_PRIMES = 48
 
 
@@ -75,8 +77,7 @@ class Proof:
             return f"not proved at {covered}: {failed} differ as expressions"
         of_weights = "all weights and " if self.weights == "all" else ""
         return (
-            f"proved for {of_weights}every input of shape {covered}, "
-            f"wrong with a probability below 2^{self.log2_bound}"
+            f"proved for {of_weights}every input of shape {covered}, wrong with a probability below 2^{self.log2_bound}"
         )
 
     @property
@@ -154,13 +155,17 @@ def prove_shapes(
     *,
     gradients: bool,
     seed: int,
+    memory: Memory | None = None,
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
-    primes, salt = _PRIMES[mode], 0
+    memory = memory or Memory()
+    primes, salt, dtype = _PRIMES[mode], 0, base_dtype(left, right)
     while True:
-        field = Field(seed + salt, primes, base_dtype(left, right))
+        make = functools.partial(Field, seed + salt, primes, dtype)
+        field = memory.recall(("field", salt, primes, dtype), make)
+        run = _Run(field, tuple(shapes), mode, weights, gradients, memory)
         try:
-            proof = _attempt(field, (left, right), tuple(shapes), mode, weights, gradients)
+            proof = run.proof(left, right)
         except RedrawPrimes:
             salt += 2**32
             continue
@@ -169,42 +174,51 @@ def prove_shapes(
         if primes >= _MOST_PRIMES:
             reason = f"the probability of error is only below 2^{proof.log2_bound}"
             return dataclasses.replace(proof, holds=None, reason=reason)
-        primes = min(_MOST_PRIMES, primes * 2)
+        primes = min(_MOST_PRIMES, primes + primes // 2)
 
 
-def _attempt(
-    field: Field,
-    modules: tuple[nn.Module, nn.Module],
-    shapes: tuple[Shape, ...],
-    mode: Mode,
-    weights: Weights,
-    gradients: bool,
-) -> Proof:
-    experiments: dict[str, bool] = {}
-    results: list[FieldTensor] = []
-    reason = None
-    try:
-        for shape in shapes:
-            sides = [
-                evaluate(field, module, side, shape, mode, weights, gradients=gradients)
-                for side, module in zip(("left", "right"), modules, strict=True)
-            ]
-            for name in {**sides[0], **sides[1]}:
-                agreed = name in sides[0] and name in sides[1] and _equal(*(s[name] for s in sides))
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One field, and all that is evaluated over it."""
+
+    field: Field
+    shapes: tuple[Shape, ...]
+    mode: Mode
+    weights: Weights
+    gradients: bool
+    memory: Memory
+
+    def results(self, module: nn.Module, side: str) -> dict[tuple[Shape, str], Tensor]:
+        """All experiments of one module at all shapes, evaluated once."""
+        question = ("field results", id(self.field), id(module), self.shapes, self.mode, self.weights, self.gradients)
+        return self.memory.recall(
+            question,
+            lambda: evaluate(self.field, module, side, self.shapes, self.mode, self.weights, gradients=self.gradients),
+        )
+
+    def proof(self, left: nn.Module, right: nn.Module) -> Proof:
+        """Whether the two agree in every experiment at every shape."""
+        experiments: dict[str, bool] = {}
+        outputs: list[FieldTensor] = []
+        reason = None
+        try:
+            a, b = self.results(left, "left"), self.results(right, "right")
+            for shape, name in {**a, **b}:
+                agreed = _agree(a.get((shape, name)), b.get((shape, name)))
                 experiments[name] = experiments.get(name, True) and agreed
-            results += [t for s in sides for t in s.values() if isinstance(t, FieldTensor)]
-    except UnfollowedModule as error:
-        reason = str(error)
-    return Proof(
-        holds=None if reason else all(experiments.values()),
-        experiments=experiments,
-        log2_error=field.log2_error(*results),
-        shapes=shapes,
-        mode=mode,
-        weights=weights,
-        primes=field.count,
-        reason=reason,
-    )
+            outputs = [t for t in (*a.values(), *b.values()) if isinstance(t, FieldTensor)]
+        except UnfollowedModule as error:
+            reason = str(error)
+        return Proof(
+            holds=None if reason else all(experiments.values()),
+            experiments=experiments,
+            log2_error=self.field.log2_error(*outputs),
+            shapes=self.shapes,
+            mode=self.mode,
+            weights=self.weights,
+            primes=self.field.count,
+            reason=reason,
+        )
 
 
 class UnfollowedModule(RuntimeError):
@@ -215,64 +229,78 @@ def evaluate(
     field: Field,
     module: nn.Module,
     side: str,
-    shape: Shape,
+    shapes: Sequence[Shape],
     mode: Mode,
     weights: Weights = "given",
     *,
     gradients: bool = True,
     state: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
+) -> dict[tuple[Shape, str], Tensor]:
     """All experiments of one module over the field, with `state` in place of its own tensors.
 
     Raises:
         UnfollowedModule: naming the operation and the submodule.
     """
-    key = "x".join(map(str, shape))
-    probe = Probe(
-        x=field.variables(shape, f"{key}/x"),
-        later=field.variables(shape, f"{key}/later"),
-        cotangent=lambda y: field.variables(y.shape, f"{key}/cotangent", y.dtype),
-    )
     module = original(module)
 
-    def attempt() -> dict[str, Tensor]:
+    def attempt() -> dict[tuple[Shape, str], Tensor]:
+        results = {}
         with as_found(module):
-            tensors = lifted(field, module, weights, state)
-            return run(module, tensors, probe, mode, gradients=gradients)
+            own = tensors_of(module) if state is None else dict(state)
+            lifted = lift(field, module, weights, own)
+            for shape in shapes:
+                if _written(lifted):
+                    lifted = lift(field, module, weights, own)
+                found = run(module, lifted, _probe(field, shape), mode, gradients=gradients)
+                results.update({(shape, name): tensor for name, tensor in found.items()})
+        return results
 
     try:
         return attempt()
     except RedrawPrimes:
         raise
-    except Exception:
-        # Run again, now listening where it happens: that costs time only when it is needed.
-        with locating(module):
-            try:
-                attempt()
-            except UnsupportedOperation as located:
-                error = located
-            except Exception as again:
-                error = again
-        raise UnfollowedModule(f"{side}: {error}") from error
+    except Exception as error:
+        raise UnfollowedModule(f"{side}: {_located(module, attempt) or error}") from error
 
 
-def lifted(
-    field: Field, module: nn.Module, weights: Weights, state: Mapping[str, Tensor] | None = None
-) -> dict[str, Any]:
+def _probe(field: Field, shape: Shape) -> Probe:
+    """Random residues for input and cotangent, the same for every module."""
+    key = "x".join(map(str, shape))
+    return Probe(
+        x=field.variables(shape, f"{key}/x"),
+        later=field.variables(shape, f"{key}/later"),
+        cotangent=lambda y: field.variables(y.shape, f"{key}/cotangent", y.dtype),
+    )
+
+
+def _written(lifted: Mapping[str, Any]) -> bool:
+    """Whether a run has left something behind: the next has to start from the given state."""
+    return any(
+        tensor._version if not isinstance(tensor, FieldTensor) else tensor.state.version for tensor in lifted.values()
+    )
+
+
+def _located(module: nn.Module, attempt: Callable[[], object]) -> Exception | None:
+    """The error of running again while listening for where it happens."""
+    with locating(module):
+        try:
+            attempt()
+        except Exception as error:
+            return error
+    return None
+
+
+def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Any]:
     """Parameters and buffers over the field: their own values, or random ones that correspond."""
-    tensors = tensors_of(module) if state is None else dict(state)
+    copies = {name: tensor if tensor.is_floating_point() else tensor.clone() for name, tensor in own.items()}
     if weights == "given":
-        return field.embed_all(tensors)
+        return field.embed_all(copies)
     if not isinstance(module, Block):
-        raise ValueError(
-            f"weights='all' needs two forms of one block, but a {type(module).__name__} is none"
-        )
-    return {**tensors, **_corresponding(field, module, tensors)}
+        raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
+    return {**copies, **_corresponding(field, module, copies)}
 
 
-def _corresponding(
-    field: Field, module: Block, tensors: Mapping[str, Tensor]
-) -> dict[str, FieldTensor]:
+def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, FieldTensor]:
     """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
     form, cardinality = module.form, module.spec.cardinality
     drawn: dict[str, Any] = {}
@@ -288,11 +316,11 @@ def _corresponding(
     return drawn
 
 
-def _equal(left: Tensor, right: Tensor) -> bool:
+def _agree(left: Tensor | None, right: Tensor | None) -> bool:
     if isinstance(left, FieldTensor) and isinstance(right, FieldTensor):
         return FieldTensor.equal(left, right)
     # Counters of batches are plain integers in every arithmetic.
-    return type(left) is type(right) and torch.equal(left, right)
+    return left is not None and right is not None and type(left) is type(right) and torch.equal(left, right)
 
 
 def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
@@ -307,11 +335,15 @@ def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
         return []
     field = Field(seed, _PRIMES["eval"], base_dtype(module))
     with as_found(module):
-        tensors = lifted(field, module, "given")
+        tensors = lift(field, module, "given", tensors_of(module))
         names = [name for name, _ in module.named_parameters()]
         leaves = {name: tensors[name].detach().requires_grad_() for name in names}
         module.eval()
-        output = functional_call(module, {**tensors, **leaves}, (field.variables(shape, "idle"),))
+        output = functional_call(module, {**tensors, **leaves}, (field.variables(shape, "idle"),), tie_weights=False)
         cotangent = field.variables(output.shape, "cotangent", output.dtype)
         found = torch.autograd.grad(output, list(leaves.values()), cotangent, allow_unused=True)
-    return [n for n, g in zip(names, found, strict=True) if g is None or not g.parts.any()]
+    return [
+        name
+        for name, gradient in zip(names, found, strict=True)
+        if gradient is None or (isinstance(gradient, FieldTensor) and not gradient.parts.any())
+    ]

@@ -10,6 +10,7 @@ is a convention.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,7 +81,7 @@ def _alternating(normal: Tensor) -> Tensor:
 
 _SCALES = (1.0, 1e3, 1e-3, 1e8, 1e-8, 1e18, 1e-18)
 _PATTERNS = (
-    *(_Pattern(f"normal × {scale:g}", lambda n, s=scale: n * s) for scale in _SCALES),
+    *(_Pattern(f"normal × {scale:g}", functools.partial(torch.mul, other=scale)) for scale in _SCALES),
     _Pattern("positive", torch.abs),
     _Pattern("negative", lambda n: -n.abs()),
     _Pattern("alternating", _alternating),
@@ -134,10 +135,7 @@ def find_witness(
             x = witness_input(pattern.name, shape, dtype, seed)
             if not x.isfinite().all():
                 continue
-            sides = [
-                bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed)
-                for m in (left, right)
-            ]
+            sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
             for name, index, values, bound in _apart(*sides, gradients=not pattern.zeros):
                 if experiments is None or name in experiments:
                     return Witness(name, shape, pattern.name, index, *values, bound)

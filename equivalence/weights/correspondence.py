@@ -102,9 +102,7 @@ class Row:
     def _agreed(self, copies: Tensor) -> Tensor:
         """The one value of all copies along the first axis."""
         if not torch.equal(copies, copies[:1].expand_as(copies)):
-            raise CorrespondenceError(
-                f"{self.name} is one number, but the branches hold {copies.tolist()}"
-            )
+            raise CorrespondenceError(f"{self.name} is one number, but the branches hold {copies.tolist()}")
         return copies[0]
 
 
@@ -172,9 +170,7 @@ def _activations(name: str, path: str) -> Row:
     )
 
 
-_NORM = {"weight": "o", "bias": "o", "running_mean": "o", "running_var": "o"} | {
-    "num_batches_tracked": ""
-}
+_NORM = {"weight": "o", "bias": "o", "running_mean": "o", "running_var": "o"} | {"num_batches_tracked": ""}
 
 ROWS: tuple[Row, ...] = (
     *_in_branches("reduce"),
@@ -257,7 +253,5 @@ def scatter(form: str, canonical: Mapping[str, Tensor], cardinality: int) -> dic
     for row in ROWS:
         if row.name in canonical:
             names = row.places[form].names(cardinality)
-            tensors.update(
-                zip(names, row.scatter(form, canonical[row.name], cardinality), strict=True)
-            )
+            tensors.update(zip(names, row.scatter(form, canonical[row.name], cardinality), strict=True))
     return tensors

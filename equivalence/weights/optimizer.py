@@ -66,8 +66,7 @@ def moved_numbers(
         CorrespondenceError: if tensors that become one disagree.
     """
     spread = {
-        name: torch.full(tensors[name].shape, float(number), dtype=torch.float64)
-        for name, number in numbers.items()
+        name: torch.full(tensors[name].shape, float(number), dtype=torch.float64) for name, number in numbers.items()
     }
     moved = counterparts(spread)
     for name, values in moved.items():
@@ -78,9 +77,7 @@ def moved_numbers(
     return {name: values.flatten()[0].item() for name, values in moved.items()}
 
 
-def _moved(
-    key: str, entries: Mapping[str, Any], module: nn.Module, counterparts: Counterparts
-) -> dict[str, Any]:
+def _moved(key: str, entries: Mapping[str, Any], module: nn.Module, counterparts: Counterparts) -> dict[str, Any]:
     """One kind of entry, of all parameters: tensors of their shape, or numbers."""
     parameters = dict(module.named_parameters())
     if all(_is_shaped(e) and e.shape == parameters[name].shape for name, e in entries.items()):
@@ -89,8 +86,7 @@ def _moved(
     example = next(iter(entries.values()))
     if _is_shaped(example) or not isinstance(example, (torch.Tensor, int, float)):
         raise CorrespondenceError(
-            f"{key} of {next(iter(entries))} belongs to no scalar of it, so the optimiser's state "
-            "can not be moved"
+            f"{key} of {next(iter(entries))} belongs to no scalar of it, so the optimiser's state can not be moved"
         )
     numbers = moved_numbers(key, entries, parameters, counterparts)
     if isinstance(example, torch.Tensor):

@@ -207,9 +207,7 @@ def _fits(new: Mapping[str, Tensor], old: Mapping[str, Tensor], *, lossy: bool) 
     for name, value in new.items():
         needed = old[name]
         if value.shape != needed.shape:
-            raise TransferError(
-                f"{name} would get shape {tuple(value.shape)}, but needs {tuple(needed.shape)}"
-            )
+            raise TransferError(f"{name} would get shape {tuple(value.shape)}, but needs {tuple(needed.shape)}")
         if not lossy and torch.promote_types(value.dtype, needed.dtype) != needed.dtype:
             raise TransferError(
                 f"{name} would be cast from {value.dtype} to {needed.dtype}, which can lose bits; "
@@ -233,9 +231,7 @@ def _moved_gradients(left: Block, right: Block, *, lossy: bool) -> dict[str, Ten
     return {name: _owned(grad).to(parameters[name]) for name, grad in grads.items()}
 
 
-def _moved_states(
-    left: Block, right: Block, optimizers: tuple[Optimizer, Optimizer]
-) -> dict[str, dict[str, Any]]:
+def _moved_states(left: Block, right: Block, optimizers: tuple[Optimizer, Optimizer]) -> dict[str, dict[str, Any]]:
     source, target = zip((left, right), optimizers, strict=True)
     return moved_state(source, target, lambda entries: _counterparts(entries, left, right))
 
@@ -265,17 +261,12 @@ def _restored_on_error(tensors: Mapping[str, Tensor]) -> Iterator[None]:
         except BaseException:
             for name, tensor in tensors.items():
                 # A sign of zero is a difference too; what could not be written was not.
-                if not (
-                    torch.equal(tensor, before[name])
-                    and torch.equal(tensor.signbit(), before[name].signbit())
-                ):
+                if not (torch.equal(tensor, before[name]) and torch.equal(tensor.signbit(), before[name].signbit())):
                     tensor.copy_(before[name])
             raise
 
 
-def _record(
-    left: Block, right: Block, given: Mapping[str, Tensor], written: Mapping[str, Tensor]
-) -> TransferRecord:
+def _record(left: Block, right: Block, given: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> TransferRecord:
     """The mapping in words, read off the same table that moved the tensors."""
     cardinality = left.spec.cardinality
     moves = []

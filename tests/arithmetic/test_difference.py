@@ -30,9 +30,7 @@ def bit_patterns(dtype):
     size = SIZES[dtype]
     integers = {64: torch.int64, 32: torch.int32, 16: torch.int16}[size]
     bits = st.integers(-(2 ** (size - 1)), 2 ** (size - 1) - 1)
-    values = st.lists(bits, min_size=1, max_size=6).map(
-        lambda drawn: torch.tensor(drawn, dtype=integers).view(dtype)
-    )
+    values = st.lists(bits, min_size=1, max_size=6).map(lambda drawn: torch.tensor(drawn, dtype=integers).view(dtype))
     return values.filter(lambda tensor: not tensor.isnan().any())
 
 

@@ -20,7 +20,7 @@ class Unruly(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(3)
         self.frozen = nn.Dropout().eval()
-        self.weight = nn.Parameter(torch.tensor([1.0, -0.0, float("nan")]))
+        self.weight = nn.Parameter(torch.tensor([1.0, -0.0, 2.0]))
         self.weight.grad = torch.tensor([1.0, 2.0, 3.0])
         self.register_parameter("absent", None)
         self.register_buffer("count", torch.tensor(3))
@@ -107,9 +107,7 @@ def look(module):
     tensors = [*module.named_parameters(), *module.named_buffers()]
     everything = {name: tensor.detach().clone() for name, tensor in tensors}
     gradients = {name: t.grad.clone() for name, t in tensors if t.grad is not None}
-    identities = [
-        (name, id(t), t.data_ptr(), t.dtype, t.requires_grad, id(t.grad)) for name, t in tensors
-    ]
+    identities = [(name, id(t), t.data_ptr(), t.dtype, t.requires_grad, id(t.grad)) for name, t in tensors]
     modes = [(name, part.training) for name, part in module.named_modules()]
     slots = [list(slot) for slot in (module._parameters, module._buffers)]
     return everything, gradients, (identities, modes, slots)

@@ -268,9 +268,7 @@ def test_fresh_biases_are_zero_and_fresh_norms_do_nothing(spec):
 
 def test_order_of_operations_is_that_of_footnote_6():
     geometry = {"stride": 2, "dilation": 2, "padding": 2}
-    spec = BlockSpec(
-        in_channels=6, cardinality=3, width=2, stride=2, dilation=2, bias=(True,) * 3, eps=0.1
-    )
+    spec = BlockSpec(in_channels=6, cardinality=3, width=2, stride=2, dilation=2, bias=(True,) * 3, eps=0.1)
     x = inputs(spec, 0)
     block, _, _ = blocks(spec, 0)
     block.eval()

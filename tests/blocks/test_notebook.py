@@ -175,17 +175,15 @@ def test_with_its_defaults_a_structure_is_the_notebooks(form):
         assert torch.equal(ours.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize(
-    ("structure", "published"), [(BottleneckA, 87168), (BottleneckB, 71296), (BottleneckC, 71296)]
-)
+@pytest.mark.parametrize(("structure", "published"), [(BottleneckA, 87168), (BottleneckB, 71296), (BottleneckC, 71296)])
 def test_independent_weights_make_up_the_published_totals(structure, published):
     assert parameters(structure(deviations=INDEPENDENT)) == published
 
 
 def test_with_the_norm_where_the_paper_puts_it_a_has_the_parameters_of_the_others():
-    assert parameters(
-        BottleneckA(deviations=dataclasses.replace(INDEPENDENT, norm_in_branches=False))
-    ) == parameters(BottleneckC())
+    assert parameters(BottleneckA(deviations=dataclasses.replace(INDEPENDENT, norm_in_branches=False))) == parameters(
+        BottleneckC()
+    )
 
 
 def test_sharing_divides_the_parameters_of_a_by_its_branches():
@@ -306,9 +304,7 @@ def test_the_notebooks_a_with_independent_weights_has_a_grouped_twin(mode):
     def side_by_side() -> dict[str, torch.Tensor]:
         states = [branch.state_dict() for branch in ours.branches]
         return {
-            f"branch1.{name}": torch.cat([state[name] for state in states])
-            if states[0][name].ndim
-            else states[0][name]
+            f"branch1.{name}": torch.cat([state[name] for state in states]) if states[0][name].ndim else states[0][name]
             for name in states[0]
         }
 
@@ -339,7 +335,5 @@ def test_a_structure_has_just_the_deviations_that_it_says(form, ignored):
         return list(built.state_dict()), [*y.flatten().tolist()]
 
     for field in dataclasses.fields(Deviations):
-        changed = prints(
-            dataclasses.replace(INDEPENDENT, **{field.name: field.name == "shared_branch"})
-        )
+        changed = prints(dataclasses.replace(INDEPENDENT, **{field.name: field.name == "shared_branch"}))
         assert (changed == prints(INDEPENDENT)) == (field.name in ignored), field.name

@@ -242,9 +242,7 @@ def test_mpmath_computes_in_the_precision_of_its_context():
         assert abs(reduced - mpmath.tanh(x)) < mpmath.mpf(10) ** -59
 
 
-GRID = np.array(
-    [0.0, 0.5, 1.0, 3.0, 6.0, 20.0, 1e-9, 0.3, 2.9, 5.9, 7.5, 19.9, 20.1, 30.0, 700.0, 800.0]
-)
+GRID = np.array([0.0, 0.5, 1.0, 3.0, 6.0, 20.0, 1e-9, 0.3, 2.9, 5.9, 7.5, 19.9, 20.1, 30.0, 700.0, 800.0])
 GRID = np.concatenate([GRID, -GRID])
 
 
@@ -309,8 +307,7 @@ def normed(**changes):
         ),
         (
             lambda: activated("gelu", ONE[0, 0]),
-            "the activation needs erf, whose values are no fractions; give x and weights as "
-            "mpmath.mpf or as floats",
+            "the activation needs erf, whose values are no fractions; give x and weights as mpmath.mpf or as floats",
         ),
         (
             lambda: normed(**{"norm.bias": np.ones(1)})(ONE),
@@ -319,13 +316,11 @@ def normed(**changes):
         ),
         (
             lambda: normed()(np.ones((1, 1, 1), dtype=complex)),
-            "x holds complex128; the reference computes with floats, integers, fractions.Fraction "
-            "and mpmath.mpf",
+            "x holds complex128; the reference computes with floats, integers, fractions.Fraction and mpmath.mpf",
         ),
         (
             lambda: normed()(np.array([[["1"]]], dtype=object)),
-            "x holds str; the reference computes with floats, integers, fractions.Fraction and "
-            "mpmath.mpf",
+            "x holds str; the reference computes with floats, integers, fractions.Fraction and mpmath.mpf",
         ),
         (
             lambda: normed()(np.ones((1, 1, 1)), training=True),

@@ -94,9 +94,7 @@ def test_padding_keeps_sizes_at_stride_one(spec):
     assert 2 * spec.padding == spec.dilation * (spec.kernel_size - 1)
 
 
-@pytest.mark.parametrize(
-    ("dims", "shape"), [(1, (2, 4, 9)), (2, (2, 4, 9, 9)), (3, (2, 4, 9, 9, 9))]
-)
+@pytest.mark.parametrize(("dims", "shape"), [(1, (2, 4, 9)), (2, (2, 4, 9, 9)), (3, (2, 4, 9, 9, 9))])
 def test_an_input_has_the_spatial_axes_of_the_spec(dims, shape):
     assert BlockSpec(**SMALLEST, spatial_dims=dims).input_shape(batch=2, size=9) == shape
 
@@ -127,8 +125,10 @@ REFUSALS = {
     "shortcut (='identity') needs in_channels (=4) equal to out_channels (=4) and stride (=2) 1; "
     "use 'projection' or 'none'": {"shortcut": "identity", "stride": 2},
     "spatial_dims (=4) must be 1, 2 or 3": {"spatial_dims": 4},
-    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, "
-    "none": {"kernel_size": 4, "norm": "x"},
+    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, none": {
+        "kernel_size": 4,
+        "norm": "x",
+    },
 }
 
 
@@ -143,9 +143,7 @@ def test_a_wrong_value_is_named_with_its_field_and_the_rule(message):
 def test_a_template_that_is_none_is_refused(template):
     with pytest.raises(SpecError) as refused:
         BlockSpec.from_template(template, in_channels=4)
-    assert str(refused.value) == (
-        f"template (={template!r}) must look like '32x4d': cardinality x width d"
-    )
+    assert str(refused.value) == (f"template (={template!r}) must look like '32x4d': cardinality x width d")
 
 
 def test_a_template_of_no_branches_is_refused():
@@ -207,9 +205,7 @@ def test_a_listed_activation_is_a_function_of_torch_that_acts_element_by_element
     assert torch.equal(getattr(torch.nn.functional, name)(x), getattr(torch.nn, module)()(x))
 
 
-UNLISTED = [
-    name for name in torch_activations.__all__ if spelled(name) not in map(spelled, ACTIVATIONS)
-]
+UNLISTED = [name for name in torch_activations.__all__ if spelled(name) not in map(spelled, ACTIVATIONS)]
 
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension choice:UserWarning")

@@ -54,10 +54,7 @@ def run(pytester, monkeypatch):
 class Bias:
     """A planted fault: the last norm's bias is off in one channel."""
 
-    name = "bias off"
-
-    def applies(self, module):
-        return hasattr(module, "norm")
+    name, harmless = "bias off", False
 
     def plant(self, module):
         faulty = copy.deepcopy(module)
@@ -77,8 +74,8 @@ class Detached(Bias):
         return faulty
 
 
-class Harmless(Bias):
-    """Nothing is changed: no fault, and no reason to fail a test."""
+class Nothing(Bias):
+    """Nothing is changed: no reason to fail a test."""
 
     name = "nothing"
 
@@ -86,11 +83,25 @@ class Harmless(Bias):
         return copy.deepcopy(module)
 
 
+class Elsewhere(Bias):
+    """A planted fault that has no place in this block."""
+
+    name = "elsewhere"
+
+    def plant(self, module):
+        raise DoesNotApplyError
+
+
+class DoesNotApplyError(ValueError):
+    """What the catalogue raises where a fault has no place."""
+
+
 @pytest.fixture(autouse=True)
 def planted(monkeypatch):
-    """A catalogue of three, whose fates are known."""
+    """A catalogue of few, whose fates are known."""
     module = types.ModuleType("equivalence.verdict.faults")
-    module.CATALOGUE = (Bias(), Detached(), Harmless())
+    module.CATALOGUE = {fault.name: fault for fault in (Bias(), Detached(), Nothing(), Elsewhere())}
+    module.DoesNotApply = DoesNotApplyError
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -302,7 +313,9 @@ def started(pytester, code):
     """What pytest prints of `sys.modules` when it has run one test file."""
     pytester.makepyfile(f"def test_it():\n    {code}\n")
     pytester.makeconftest(
-        "import sys\ndef pytest_unconfigure():\n    print('loaded:', *{'torch', 'numpy', 'equivalence.testing.plugin'} & set(sys.modules))"
+        "import sys\n"
+        "def pytest_unconfigure():\n"
+        "    print('loaded:', *{'torch', 'numpy', 'equivalence.testing.plugin'} & set(sys.modules))"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=pytester.path)

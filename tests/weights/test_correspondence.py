@@ -54,8 +54,7 @@ def test_the_table_is_a_bijection(spec, form, other):
 def replaced(name, **methods):
     """The table with one row's methods exchanged."""
     return tuple(
-        dataclasses.replace(row) if row.name != name else type("Row", (Row,), methods)(**vars(row))
-        for row in ROWS
+        dataclasses.replace(row) if row.name != name else type("Row", (Row,), methods)(**vars(row)) for row in ROWS
     )
 
 
@@ -72,9 +71,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_table_that_is_no_bijection_is_found_out(monkeypatch, fault):
-    monkeypatch.setattr(
-        correspondence, "ROWS", replaced("transform.norm.running_var", scatter=FAULTS[fault])
-    )
+    monkeypatch.setattr(correspondence, "ROWS", replaced("transform.norm.running_var", scatter=FAULTS[fault]))
     assert not uses_every_scalar_once(Grouped, PerBranch, SPEC)
 
 
@@ -139,8 +136,7 @@ REFUSALS = {
         "concatenated",
         {f"branches.{i}.reduce.norm.{COUNTER}": torch.tensor(3 + i) for i in range(2)},
     ),
-    "branches of reduce.norm.weight differ in shape or dtype: "
-    "['(3,) torch.float32', '(3,) torch.float64']": (
+    "branches of reduce.norm.weight differ in shape or dtype: ['(3,) torch.float32', '(3,) torch.float64']": (
         "per-branch",
         vectors(torch.float32, torch.float64),
     ),

@@ -85,9 +85,7 @@ def test_without_the_optimiser_training_goes_on_otherwise(optimizer):
     (left, _, _), (mine, _, _) = trained(SPEC, 0, optimizer)
     (_, _, right), (_, _, theirs) = trained(SPEC, 100, optimizer)
     transfer(left, right, gradients=True)
-    before, after = (
-        [step(b, o, SPEC, i) for b, o in ((left, mine), (right, theirs))] for i in range(2)
-    )
+    before, after = ([step(b, o, SPEC, i) for b, o in ((left, mine), (right, theirs))] for i in range(2))
     assert torch.allclose(*before, rtol=1e-12, atol=1e-12)
     assert not torch.allclose(*after, rtol=1e-6)
 
@@ -123,9 +121,7 @@ def test_parameters_that_are_not_optimised_are_left_alone():
     left, _, right = blocks(SPEC, 0)
     mine, theirs = (OPTIMIZERS["SGD"](some(block)) for block in (left, right))
     step(left, mine, SPEC, 0)
-    with pytest.raises(
-        TransferError, match=r"^optimiser settings of expand.weight are \{'lr': 0.01"
-    ):
+    with pytest.raises(TransferError, match=r"^optimiser settings of expand.weight are \{'lr': 0.01"):
         transfer(left, right, optimizers=(mine, OPTIMIZERS["SGD"](right.parameters())))
     left.bias = torch.nn.Parameter(left.bias.detach())
     mine = OPTIMIZERS["SGD"]([p for p in some(left) if p is not left.bias])
@@ -173,9 +169,7 @@ def test_branches_with_settings_of_their_own_can_not_be_grouped():
     mine = torch.optim.SGD([{"params": first + rest}, {"params": second, "lr": 0.5}], lr=0.1)
     theirs = torch.optim.SGD(right.parameters(), lr=0.1)
     message = refusal((left, mine), (right, theirs))
-    assert message == (
-        "the optimiser's group of reduce.conv.weight is one value, but branches have [0, 1]"
-    )
+    assert message == ("the optimiser's group of reduce.conv.weight is one value, but branches have [0, 1]")
 
 
 def test_branches_that_made_other_numbers_of_steps_can_not_be_grouped():
@@ -190,6 +184,4 @@ def test_what_belongs_to_no_scalar_can_not_move():
     mine, theirs = (torch.optim.Adafactor(block.parameters()) for block in (left, right))
     step(left, mine, SPEC, 0)
     message = refusal((left, mine), (right, theirs))
-    assert message.endswith(
-        " belongs to no scalar of it, so the optimiser's state can not be moved"
-    )
+    assert message.endswith(" belongs to no scalar of it, so the optimiser's state can not be moved")

@@ -179,20 +179,17 @@ def gradient_of_a_branch_missing(source, _target):
 
 
 FITS_NOT = {
-    differing_counters: "transform.norm.num_batches_tracked is one number, but the branches hold "
-    "[{n}, {n1}]",
+    differing_counters: "transform.norm.num_batches_tracked is one number, but the branches hold [{n}, {n1}]",
     wrong_shape_in_source: "expand.weight would get shape (5, 6, 1, 1), but needs (6, 6, 1, 1)",
     wrong_shape_in_target: "norm.running_mean would get shape (6,), but needs (7,)",
     wrong_dtype: "norm.running_var would be cast from torch.float64 to torch.float32, which can "
     "lose bits; cast the target, or allow it with lossy=True",
-    tied_target: "transform.norm.weight and reduce.norm.weight share memory in the target; untie "
-    "them first",
+    tied_target: "transform.norm.weight and reduce.norm.weight share memory in the target; untie them first",
     tensor_too_many: "temperature has no counterpart in the source",
     tensor_too_few: "expand.bias has no counterpart in the target",
     branches_of_two_dtypes: "branches of expand.weight differ in shape or dtype: "
     "['(6, 3, 1, 1) torch.float64', '(6, 3, 1, 1) torch.float16']",
-    gradient_of_a_branch_missing: "branches.1.expand.weight is missing, but "
-    "branches.0.expand.weight is there",
+    gradient_of_a_branch_missing: "branches.1.expand.weight is missing, but branches.0.expand.weight is there",
 }
 
 
@@ -227,9 +224,7 @@ def test_a_module_that_is_no_form_is_refused(side):
     modules = {"source": PerBranch(SPEC), "target": Grouped(SPEC)} | {side: torch.nn.Linear(2, 2)}
     with pytest.raises(TransferError) as refused:
         transfer(**modules)
-    assert str(refused.value) == (
-        f"{side} is a Linear, but must be one of the forms PerBranch, Concatenated, Grouped"
-    )
+    assert str(refused.value) == (f"{side} is a Linear, but must be one of the forms PerBranch, Concatenated, Grouped")
 
 
 class FailsAfter(torch.overrides.TorchFunctionMode):
@@ -363,9 +358,7 @@ def test_a_converted_block_shares_no_memory_and_draws_no_random_numbers(name):
 def test_a_form_that_is_none_is_refused():
     with pytest.raises(TransferError) as refused:
         convert(Grouped(SPEC), "fused")
-    assert str(refused.value) == (
-        "form (='fused') must be one of per-branch, concatenated, grouped"
-    )
+    assert str(refused.value) == ("form (='fused') must be one of per-branch, concatenated, grouped")
 
 
 def test_branches_that_are_frozen_in_part_can_not_be_grouped():
@@ -373,9 +366,7 @@ def test_branches_that_are_frozen_in_part_can_not_be_grouped():
     module.branches[0].expand.weight.requires_grad_(False)
     with pytest.raises(TransferError) as refused:
         convert(module, "grouped")
-    assert str(refused.value) == (
-        "requires_grad of expand.weight is one value, but branches have [False, True]"
-    )
+    assert str(refused.value) == ("requires_grad of expand.weight is one value, but branches have [False, True]")
     assert convert(module, "per-branch").branches[0].expand.weight.requires_grad is False
 
 

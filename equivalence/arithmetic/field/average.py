@@ -6,9 +6,8 @@ window's cells, padding counted or not), each inverted exactly. The gradient is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +15,9 @@ from torch import Tensor
 from equivalence.arithmetic.field.ring import div
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.field.windows import per_dimension
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 

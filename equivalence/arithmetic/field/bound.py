@@ -17,7 +17,10 @@ One Bound belongs to one storage: views share it, writing in place joins the wri
 from __future__ import annotations
 
 import math
-from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 
 class Bound:

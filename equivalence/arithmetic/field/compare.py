@@ -20,8 +20,8 @@ from equivalence.arithmetic.field.ring import add, mul, rsub, sub
 from equivalence.arithmetic.field.step import HALF, STEP, absolute, gate
 from equivalence.arithmetic.field.sums import index_put_accumulated
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
+from equivalence.arithmetic.movement import moved
 from equivalence.arithmetic.stacked import StackedTensor, unsupported
-from equivalence.arithmetic.structure import moved
 
 aten = torch.ops.aten
 MASK = STEP + Bound(degree=1, high=0.0, low=-1.0)
@@ -64,7 +64,10 @@ def _mask(
 
 def _threshold(a: Operand, b: Operand) -> masks.Threshold | None:
     b = as_number(b)
-    return masks.Threshold(a.parts.clone(), Fraction(b), True) if type(a) is FieldTensor and is_number(b) else None
+    if type(a) is not FieldTensor or not is_number(b):
+        return None
+    a.arithmetic.books.query(0, (a.state,))
+    return masks.Threshold(a.parts.clone(), Fraction(b), True)
 
 
 @Field.rule(aten.gt)
@@ -134,8 +137,8 @@ def _generic_in_backward(x: Any) -> Any:
 
 def _cover(a: Any, b: Any) -> bool:
     """Whether a or b is always true, which makes a and b their sum minus 1: clamp's derivative is such a mask."""
-    notes = [x.companion.note for x in (a, b) if type(x) is FieldTensor and x.known(masks.COMPARISON) is not None]
-    return len(notes) == 2 and None not in notes and notes[0].cover(notes[1])
+    first, second = masks.threshold_of(a), masks.threshold_of(b)
+    return first is not None and second is not None and first.cover(second, a.arithmetic.books)
 
 
 @Field.rule(aten.logical_and.default, aten.bitwise_and.Tensor)
@@ -188,7 +191,7 @@ def index_put(x: Any, indices: Any, values: Any, accumulate: bool = False) -> An
         return moved(aten.index_put.default, (x, indices, values), {})
     if len(indices) != 1 or accumulate or not (isinstance(values, Tensor) and values.numel() == 1):
         raise unsupported("aten.index_put", "which elements are written depends on a value; use torch.where")
-    mask = masked[0]
+    mask: Any = masked[0]
     while mask.dim() < x.dim():
         mask = mask.unsqueeze(-1)
     return where(mask, x.arithmetic.constant(values.reshape(())), x)

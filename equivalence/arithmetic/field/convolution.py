@@ -7,8 +7,7 @@ the input's gradient adds back Wᵀ Y, the weight's gradient is Y Xᵀ. A transp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,9 @@ from equivalence.arithmetic.field.operands import Operand, field_of
 from equivalence.arithmetic.field.ring import add, total
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.field.windows import Windows, per_dimension
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
@@ -41,7 +43,7 @@ def _images(y: Tensor, count: int, batch: int, shape: Sequence[int]) -> Tensor:
 
 def _rows(y: Tensor, groups: int) -> Tensor:
     """(K, N, C, *output) as (K·G, C/G, N·output), the inverse of `_images`."""
-    count, batch, channels = y.shape[:3]
+    count, channels = y.shape[0], y.shape[2]
     return y.flatten(3).transpose(1, 2).reshape(count * groups, channels // groups, -1)
 
 

@@ -9,13 +9,16 @@ element. Chunks are small enough to stay in cache.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from equivalence.arithmetic.errors import NonFiniteValue
 from equivalence.arithmetic.field.bound import Bound
-from equivalence.arithmetic.field.modulus import Modulus
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.field.modulus import Modulus
 
 CHUNK = 1 << 14
 DIGIT = 26

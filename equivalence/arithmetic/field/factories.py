@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equivalence.arithmetic.field.bound import Bound
-from equivalence.arithmetic.field.operands import Operand
 from equivalence.arithmetic.field.origin import ZERO
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.structure import strided_parts, write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equivalence.arithmetic.field.operands import Operand
 
 aten = torch.ops.aten
 

@@ -26,8 +26,8 @@ def bmm(a: Operand, b: Operand) -> Any:
     field = field_of(a, b)
     a, b = field.constant(a), field.constant(b)
     batch = a.parts.shape[:2]
-    parts = field.modulus.bmm(a.parts.flatten(0, 1), b.parts.flatten(0, 1)).unflatten(0, batch)
-    return field.wrap(parts, (a.state * b.state).summed(a.parts.shape[-1]), a.dtype)
+    parts = field.modulus.bmm(a.parts.flatten(0, 1), b.parts.flatten(0, 1))
+    return field.wrap(parts.view(*batch, *parts.shape[1:]), (a.state * b.state).summed(a.parts.shape[-1]), a.dtype)
 
 
 @Field.rule(aten.addmm.default)

@@ -11,8 +11,7 @@ random function, with zero(t) = 1 where t is the zero expression and 0 elsewhere
 
 from __future__ import annotations
 
-from fractions import Fraction
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +19,11 @@ from torch import Tensor
 from equivalence.arithmetic.field import origin
 from equivalence.arithmetic.field.bound import Bound
 from equivalence.arithmetic.field.tensor import FieldTensor
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from equivalence.arithmetic.field.probability import Books
 
 COMPARISON = "comparison"
 
@@ -31,12 +35,21 @@ class Threshold(NamedTuple):
     at: Fraction
     above: bool
 
-    def cover(self, other: Threshold) -> bool:
+    def cover(self, other: Threshold, books: Books) -> bool:
         """Whether one of the two masks is true at every real value: [a, …) and (…, b] with a < b."""
-        if self.above == other.above or not torch.equal(self.value, other.value):
-            return False
         lower, upper = (self, other) if self.above else (other, self)
-        return lower.at < upper.at
+        if self.above == other.above or lower.at >= upper.at or self.value.shape != other.value.shape:
+            return False
+        books.query(self.value[0].numel(), ())
+        return torch.equal(self.value, other.value)
+
+
+def threshold_of(mask: object) -> Threshold | None:
+    """The threshold of a comparison with a number, while the mask is what the comparison gave."""
+    if not isinstance(mask, FieldTensor) or mask.companion is None or mask.known(COMPARISON) is None:
+        return None
+    threshold: Threshold | None = mask.companion.note
+    return threshold
 
 
 def in_backward() -> bool:
@@ -57,4 +70,7 @@ def meets_its_zero(mask: FieldTensor, other: FieldTensor, parts: Tensor) -> Tens
 def argument_snapshot(t: FieldTensor) -> Tensor:
     """The contents of the root of t, safe from later writes."""
     root = origin.root_of(t)
-    return (root.parts if root.state.version == root.version else t.parts).clone()
+    if root.state.version != root.version:
+        return t.parts.clone()
+    t.arithmetic.books.query(0, (root.state,))
+    return root.parts.clone()

@@ -9,8 +9,7 @@ of one member has gate 1. The gradient goes to the members by the same gates.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.field.windows import Windows, per_dimension
 from equivalence.arithmetic.stacked import unsupported
 from equivalence.arithmetic.unavailable import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 

@@ -17,10 +17,13 @@ adding its pad.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 RESIDUE = 2.0**20  # bounds a centred residue
 PRODUCT = 2.0**40  # … and a product of two

@@ -7,18 +7,21 @@ With n elements per statistic, xhat = (x - mean) · r, r = rsqrt(var + eps), the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 from operator import is_
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.field.bound import Bound
 from equivalence.arithmetic.field.ring import add, div, mul, rsqrt, sub, total, var_mean
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.structure import write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from equivalence.arithmetic.field.bound import Bound
 
 aten = torch.ops.aten
 

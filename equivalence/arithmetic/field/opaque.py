@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equivalence.arithmetic.field.operands import Operand, field_of, floating, is_number
-from equivalence.arithmetic.field.ring import add, div, mul, neg, reciprocal, rsub, sub, total
+from equivalence.arithmetic.field.ring import add, div, mul, reciprocal, rsub, sub, total
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.stacked import Rule, unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
@@ -68,7 +70,8 @@ def _binary(name: str) -> Rule:
         first, second = field.constant(a), field.constant(b)
         rank = max(first.dim(), second.dim())
         left, right = (field.modulus.broadcastable(t.parts, rank) for t in (first, second))
-        left, right = torch.broadcast_tensors(left, right)
+        shape = torch.broadcast_shapes(left.shape, right.shape)  # type: ignore[no-untyped-call]
+        left, right = left.expand(shape), right.expand(shape)
         parts, bound = field.random(name, (left, first.state), (right, second.state))
         return field.wrap(parts, bound.copy(), torch.promote_types(first.dtype, second.dtype))
 
@@ -122,10 +125,7 @@ def logsumexp(x: FieldTensor, dim: Sequence[int], keepdim: bool = False) -> Any:
 
 @Field.rule(aten.softplus.default)
 def softplus(x: FieldTensor, beta: Operand = 1, threshold: Operand = 20) -> Any:
-    """log(1 + exp(beta x)) / beta; beyond the threshold the float implementation only avoids overflow.
-
-    Its value there, x, differs from the function by less than exp(-threshold) and is not modelled separately.
-    """
+    """A function of beta x, namely log(1 + exp(t)) up to the threshold and t beyond, over beta."""
     if not is_number(beta):
         raise unsupported("aten.softplus", "beta is no number")
     scaled = x if beta == 1 else mul(x, beta)
@@ -143,9 +143,9 @@ def softplus_backward(grad: FieldTensor, x: FieldTensor, beta: Operand, threshol
 
 @Field.rule(aten.log_sigmoid_forward.default)
 def log_sigmoid(x: FieldTensor) -> Any:
-    return neg(_unary("softplus/20")(neg(x))), add(x, 0)
+    return _unary("log_sigmoid")(x), add(x, 0)
 
 
 @Field.rule(aten.log_sigmoid_backward.default)
 def log_sigmoid_backward(grad: FieldTensor, x: FieldTensor, buffer: Any) -> Any:
-    return mul(grad, _unary("softplus'/20")(neg(x)))
+    return mul(grad, _unary("log_sigmoid'")(x))

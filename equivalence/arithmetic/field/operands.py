@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.field.bound import Bound
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.field.bound import Bound
 
 Operand = Any  # a FieldTensor, a plain tensor or a Python number
 

@@ -11,10 +11,13 @@ other comparison in the field. It no longer counts once its storage was written 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.field.probability import Books
 
 MOST = 4  # divisors remembered; forgetting one loses a proof, never makes one
 
@@ -26,11 +29,17 @@ class Value(NamedTuple):
     state: Any
     version: int
 
-    def same(self, other: Value) -> bool:
+    def same(self, other: Value, books: Books) -> bool:
+        """Whether both are the same expression; a comparison of residues enters the probability of error."""
         if self.state.version != self.version or other.state.version != other.version:
             return False
         a, b = self.parts, other.parts
-        return a is b or (a.shape == b.shape and torch.equal(a, b))
+        if a is b:
+            return True
+        if a.shape != b.shape:
+            return False
+        books.query(a[0].numel(), (self.state, other.state))
+        return torch.equal(a, b)
 
 
 class Origin(NamedTuple):
@@ -64,8 +73,11 @@ def divisors_of(x: Any) -> tuple[Value, ...]:
 
 
 def of_multiple(x: Any, factor_is_zero: bool) -> Origin:
-    """The origin of a number times x."""
-    return ZERO if factor_is_zero else Origin(root_of(x), divisors_of(x))
+    """The origin of a number times x; the root is among the divisors."""
+    if factor_is_zero:
+        return ZERO
+    root, divisors = root_of(x), divisors_of(x)
+    return Origin(root, divisors if any(v is root for v in divisors) else (root, *divisors)[:MOST])
 
 
 def of_product(a: Any, b: Any) -> Origin:
@@ -82,7 +94,7 @@ def of_sum(a: Any, b: Any) -> Origin | None:
     if second is not None and second.zero:
         return Origin(root_of(a), divisors_of(a))
     others = divisors_of(b)
-    common = tuple(v for v in divisors_of(a) if any(v.same(w) for w in others))
+    common = tuple(v for v in divisors_of(a) if any(v.same(w, a.arithmetic.books) for w in others))
     return Origin(None, common) if common else None
 
 
@@ -90,4 +102,5 @@ def vanishes_with(x: Any, value: Value) -> bool:
     origin = current(x)
     if origin is not None and origin.zero:
         return True
-    return any(v.same(value) for v in divisors_of(x))
+    books = x.arithmetic.books
+    return value_of(x).same(value, books) or any(v.same(value, books) for v in divisors_of(x))

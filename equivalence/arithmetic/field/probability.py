@@ -43,11 +43,14 @@ Q, D and B are counted while the run goes on, for all arguments of functions and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from equivalence.arithmetic.field import primes as prime_pool
 from equivalence.arithmetic.field.bound import Bound
 from equivalence.arithmetic.field.hashing import COLLISION_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Books:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ from equivalence.arithmetic.field.operands import (
 )
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
 from equivalence.arithmetic.stacked import unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 aten = torch.ops.aten
 

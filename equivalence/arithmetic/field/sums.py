@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch._ops import OpOverload
 
 from equivalence.arithmetic.field.operands import field_of
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
-from equivalence.arithmetic.stacked import Rule
-from equivalence.arithmetic.structure import on_each_part
+from equivalence.arithmetic.movement import on_each_part
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+    from equivalence.arithmetic.stacked import Rule
 
 aten = torch.ops.aten
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +25,9 @@ from equivalence.arithmetic.field.modulus import Modulus
 from equivalence.arithmetic.field.origin import ZERO, Origin
 from equivalence.arithmetic.field.probability import Books
 from equivalence.arithmetic.stacked import Arithmetic, StackedTensor, _make_wrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 Number = int | float | Fraction
 
@@ -69,7 +70,8 @@ class Field(Arithmetic):
 
     def embed(self, tensor: Tensor, name: str = "a constant") -> FieldTensor:
         """The exact residues of a plain floating tensor."""
-        return self.embed_all({name: tensor})[name]
+        embedded: FieldTensor = self.embed_all({name: tensor})[name]
+        return embedded
 
     def embed_all(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """Every floating tensor of a state dict in one pass; others are returned as they are."""
@@ -78,16 +80,17 @@ class Field(Arithmetic):
         if not names:
             return result
         precise = max((tensors[n].dtype for n in names), key=lambda d: -torch.finfo(d).eps)
-        flat = [tensors[n].detach().to("cpu", precise).reshape(-1) for n in names]
-        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
+        with torch.no_grad():
+            flat = [tensors[n].reshape(-1) for n in names]
+            joined = (flat[0] if len(flat) == 1 else torch.cat(flat)).to("cpu", precise)
         try:
             residues, bound = embed(self.modulus, joined, names[0])
         except NonFiniteValue:
             for n, t in zip(names, flat, strict=True):
-                embed(self.modulus, t, repr(n))  # raises, naming the culprit
+                embed(self.modulus, t.to("cpu"), repr(n))  # raises, naming the culprit
             raise
         sizes = [t.numel() for t in flat]
-        for n, part in zip(names, residues.split(sizes, dim=1), strict=True):
+        for n, part in zip(names, torch.split_with_sizes(residues, sizes, 1), strict=True):
             source = tensors[n]
             own = Bound(0, bound.high, bound.low, bound.denominator)
             result[n] = self.wrap(part.view(self.count, *source.shape), own, source.dtype)
@@ -177,18 +180,18 @@ class Field(Arithmetic):
     def random(self, name: str, *arguments: tuple[Tensor, Bound]) -> tuple[Tensor, Bound]:
         """The random function of this name at equally shaped (K, …) arguments, elementwise."""
         shape = arguments[0][0].shape
-        flat = [parts.reshape(self.count, -1).numpy() for parts, _ in arguments]
-        joined = flat[0] if len(flat) == 1 else np.concatenate(flat)
+        flat = [parts.reshape(self.count, -1) for parts, _ in arguments]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
         self.books.query(joined.shape[1], [bound for _, bound in arguments])
-        return torch.from_numpy(self.functions.value(name, joined)).view(shape), VARIABLE
+        return self.functions.value(name, joined).view(shape), VARIABLE
 
     def signed(self, name: str, parts: Tensor, bound: Bound) -> tuple[Tensor, Tensor]:
         """sign(t), shape (1, …), and the random function of |t|, shape (K, …)."""
-        flat = parts.reshape(self.count, -1).numpy()
+        flat = parts.reshape(self.count, -1)
         self.books.query(flat.shape[1], (bound,))
         sign = self.functions.sign(flat)
-        value = torch.from_numpy(self.functions.value(name, flat * sign)).view(parts.shape)
-        return torch.from_numpy(sign).view(1, *parts.shape[1:]), value
+        value = self.functions.value(name, flat * sign)
+        return sign.view(1, *parts.shape[1:]), value.view(parts.shape)
 
     @property
     def queries(self) -> int:
@@ -226,7 +229,9 @@ class FieldTensor(StackedTensor):
         return self
 
     @staticmethod
-    def equal(a: FieldTensor, b: FieldTensor) -> bool:
+    def equal(  # type: ignore[override]  # of two tensors, with a guarantee that Tensor.equal does not give
+        a: FieldTensor, b: FieldTensor
+    ) -> bool:
         """Whether all elements have equal residues: a proof of equality up to `Field.log2_error(a, b)`."""
         if not (isinstance(a, FieldTensor) and isinstance(b, FieldTensor)):
             raise TypeError("FieldTensor.equal compares two field tensors")

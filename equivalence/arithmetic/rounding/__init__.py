@@ -1,7 +1,10 @@
-"""Running error analysis: every number is a value with a rigorous bound, see `tensor` and `precision`."""
+"""Running error analysis: every number is a value with a rigorous bound, see `tensor` and
+`precision`.
+"""
 
 from equivalence.arithmetic.rounding import (  # noqa: F401  # importing registers the rules
     activations,
+    batch_norm,
     bilinear,
     casting,
     compare,
@@ -10,7 +13,7 @@ from equivalence.arithmetic.rounding import (  # noqa: F401  # importing registe
     factories,
     functions,
     indexing,
-    normalisation,
+    layer_norm,
     pooling,
     reduction,
     refused,

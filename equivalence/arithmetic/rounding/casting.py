@@ -1,8 +1,8 @@
 """Changes of dtype.
 
-To the module's own format or a more precise one the exact value stays; a kernel's result may be rounded on the way. A
-cast to a coarser format is a function: the value is rounded, and where the possible arguments round to different
-numbers the bound adds their distance.
+To the module's own format or a more precise one the exact value stays; a kernel's result may be
+rounded on the way. A cast to a coarser format is a function: the value is rounded, and where the
+possible arguments round to different numbers the bound adds their distance.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 @Rounding.rule(aten._to_copy.default)
-def to_copy(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
+def _to_copy(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     if dtype is None or dtype is x.dtype:
         return x.clone()
     if dtype is torch.bool:
@@ -37,9 +37,7 @@ def to_copy(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: 
 def _to_float(x: RoundingTensor, dtype: torch.dtype) -> Any:
     context = x.arithmetic
     target = precision_of(dtype)
-    if x.dtype is torch.bool or (
-        x.dtype.is_floating_point and target.unit <= precision_of(x.dtype).unit
-    ):
+    if x.dtype is torch.bool or (x.dtype.is_floating_point and target.unit <= precision_of(x.dtype).unit):
         return copied(x, dtype)
     value, bound = x.parts
     if target.unit <= context.native.unit:

@@ -1,10 +1,11 @@
-"""Convolutions of any geometry and their two adjoints, by torch's own float64 kernels (see `bilinear`)."""
+"""Convolutions of any geometry and their two adjoints, by torch's own float64 kernels (see
+`bilinear`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,11 +16,14 @@ from equivalence.arithmetic.rounding.operands import Operand, context_of
 from equivalence.arithmetic.rounding.reduction import total
 from equivalence.arithmetic.rounding.tensor import Rounding
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 aten = torch.ops.aten
 
 
 def _terms(w: Tensor, groups: int, transposed: bool) -> int:
-    """Products per output: an input channel's slice of the kernel, for every channel of the group."""
+    """Products per output: a slice of the kernel for every input channel of the group."""
     channels = w.shape[0] // groups if transposed else w.shape[1]
     return channels * math.prod(w.shape[2:])
 
@@ -36,6 +40,7 @@ def convolution(
     output_padding: Any,
     groups: int,
 ) -> Any:
+    """A convolution, transposed or not, and its bias."""
     context = context_of(x, w, bias)
     x, w = context.constant(x), context.constant(w)
 
@@ -49,7 +54,7 @@ def convolution(
 
 
 @Rounding.rule(aten.convolution_backward.default)
-def convolution_backward(
+def _convolution_backward(
     grad: Operand,
     x: Operand,
     w: Operand,

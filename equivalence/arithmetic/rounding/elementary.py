@@ -1,8 +1,9 @@
 """The four operations and what is made of them, by the standard model of `precision`.
 
-With reach |v| + 2 b >= |t|, |c| (see `tensor`): for a product |c1 c2 - t1 t2| <= |c1| |c2 - t2| + |t2| |c1 - t1|; for a
-quotient |c1 / c2 - t1 / t2| <= (|c1 - t1| + |t1 / t2| |c2 - t2|) / |c2|; then the rounding of the result. Additions
-have no underflow error, and a product with an exact zero is an exact zero, so exact zeros stay exact.
+With reach |v| + 2 b >= |t|, |c| (see `tensor`): for a product |c1 c2 - t1 t2| <= |c1| |c2 - t2| +
+|t2| |c1 - t1|; for a quotient |c1 / c2 - t1 / t2| <= (|c1 - t1| + |t1 / t2| |c2 - t2|) / |c2|; then
+the rounding of the result. Additions have no underflow error, and a product with an exact zero is
+an exact zero, so exact zeros stay exact.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from equivalence.arithmetic.rounding.compare import logical_or
 from equivalence.arithmetic.rounding.operands import Operand, copied, floating, is_number, pair
 from equivalence.arithmetic.rounding.precision import SAFE
-from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+from equivalence.arithmetic.rounding.tensor import Knowledge, Rounding, RoundingTensor
 from equivalence.arithmetic.stacked import unsupported
 
 aten = torch.ops.aten
@@ -30,7 +32,14 @@ def _scaled(b: Operand, alpha: Operand) -> Operand:
 def _sum(a: Operand, b: Operand, sign: int) -> Any:
     if is_number(b) and b == 0 and a.dtype.is_floating_point:
         return copied(a)
+    if _is_mask(a) and _is_mask(b):  # torch subtracts no masks
+        return logical_or(a, b)
     p = pair(a, b)
+    if sign > 0 and p.alike:
+        parts = a.parts + b.parts  # values and bounds add up alike
+        value, bound = parts.unbind()
+        p.precision.charge(bound, value.abs().add_(bound, alpha=2), 1)
+        return p.context.wrap(parts, Knowledge(), p.dtype)
     value = p.a + p.b if sign > 0 else p.a - p.b
     bound = p.a_bound + p.b_bound
     p.precision.charge(bound, value.abs().add_(bound, alpha=2), 1)
@@ -39,16 +48,19 @@ def _sum(a: Operand, b: Operand, sign: int) -> Any:
 
 @Rounding.rule(aten.add.Tensor, aten.add.Scalar)
 def add(a: Operand, b: Operand, alpha: Operand = 1) -> Any:
+    """The sum a + alpha b."""
     return _sum(a, _scaled(b, alpha), 1)
 
 
 @Rounding.rule(aten.sub.Tensor, aten.sub.Scalar)
 def sub(a: Operand, b: Operand, alpha: Operand = 1) -> Any:
+    """The difference a - alpha b."""
     return _sum(a, _scaled(b, alpha), -1)
 
 
 @Rounding.rule(aten.rsub.Tensor, aten.rsub.Scalar)
 def rsub(a: Operand, b: Operand, alpha: Operand = 1) -> Any:
+    """The difference b - alpha a."""
     return _sum(b, _scaled(a, alpha), -1)
 
 
@@ -58,6 +70,7 @@ def _is_mask(x: Operand) -> bool:
 
 @Rounding.rule(aten.mul.Tensor, aten.mul.Scalar)
 def mul(a: Operand, b: Operand) -> Any:
+    """The product; with a mask it is exact."""
     p = pair(a, b)
     value = p.a * p.b
     reach_a, reach_b = abs(p.a) + 2 * p.a_bound, abs(p.b) + 2 * p.b_bound
@@ -77,6 +90,7 @@ def mul(a: Operand, b: Operand) -> Any:
 
 @Rounding.rule(aten.neg.default)
 def neg(x: RoundingTensor) -> Any:
+    """The exact negative."""
     parts = x.parts.clone()
     parts[0].neg_()
     return x.arithmetic.wrap(parts, x.arithmetic.joined([x]), x.dtype)
@@ -101,25 +115,27 @@ def divide(a: Operand, b: Operand) -> Any:
 
 @Rounding.rule(aten.div.Tensor, aten.div.Scalar)
 def div(a: Operand, b: Operand) -> Any:
+    """The quotient of real numbers."""
     if is_number(b) and b == 1 and a.dtype.is_floating_point:
         return copied(a)
     return divide(a, b)
 
 
 @Rounding.rule(aten.div.Tensor_mode, aten.div.Scalar_mode)
-def div_mode(a: Operand, b: Operand, *, rounding_mode: str | None = None) -> Any:
+def _div_mode(a: Operand, b: Operand, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is not None:
         raise unsupported("aten.div", f"rounding_mode={rounding_mode!r} has no rule")
     return div(a, b)
 
 
 @Rounding.rule(aten.reciprocal.default)
-def reciprocal(x: RoundingTensor) -> Any:
+def _reciprocal(x: RoundingTensor) -> Any:
     return divide(1.0, x)
 
 
 @Rounding.rule(aten.square.default)
 def square(x: RoundingTensor) -> Any:
+    """The product with itself."""
     return mul(x, x)
 
 
@@ -132,7 +148,7 @@ def either(first: Any, *others: Any) -> Any:
 
 
 @Rounding.rule(aten.addcmul.default)
-def addcmul(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
+def _addcmul(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
     if value == 1:
         return add(x, mul(a, b))
     orders = mul(mul(a, b), value), mul(mul(a, value), b), mul(a, mul(b, value))
@@ -140,7 +156,7 @@ def addcmul(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
 
 
 @Rounding.rule(aten.addcdiv.default)
-def addcdiv(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
+def _addcdiv(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
     quotient = div(a, b)
     if value != 1:
         quotient = either(mul(quotient, value), div(mul(a, value), b))
@@ -149,7 +165,7 @@ def addcdiv(x: Operand, a: Operand, b: Operand, *, value: Operand = 1) -> Any:
 
 @Rounding.rule(aten.lerp.Scalar, aten.lerp.Tensor)
 def lerp(start: Operand, end: Operand, weight: Operand) -> Any:
-    """Kernels start from whichever end is nearer, with weight and 1 - weight in their own format."""
+    """Kernels start from the nearer end, with weight and 1 - weight in their own format."""
     way = sub(end, start)
     weight = way.arithmetic.constant(weight)
     return either(add(start, mul(way, weight)), sub(end, mul(way, rsub(weight, 1))))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from equivalence.arithmetic.rounding.operands import Operand, as_number
 from equivalence.arithmetic.rounding.tensor import Knowledge, Rounding, RoundingTensor
 from equivalence.arithmetic.structure import strided_parts, write
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
@@ -24,38 +26,32 @@ def _filled(x: RoundingTensor, shape: Sequence[int], value: Operand, dtype: torc
 
 
 @Rounding.rule(aten.zeros_like.default, aten.empty_like.default)
-def zeros_like(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
+def _zeros_like(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(x.shape), 0, dtype)
 
 
 @Rounding.rule(aten.ones_like.default)
-def ones_like(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
+def _ones_like(x: RoundingTensor, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(x.shape), 1, dtype)
 
 
 @Rounding.rule(aten.full_like.default)
-def full_like(
-    x: RoundingTensor, value: Operand, *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def _full_like(x: RoundingTensor, value: Operand, *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(x.shape), value, dtype)
 
 
 @Rounding.rule(aten.new_zeros.default, aten.new_empty.default)
-def new_zeros(
-    x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def _new_zeros(x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(size), 0, dtype)
 
 
 @Rounding.rule(aten.new_ones.default)
-def new_ones(
-    x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any
-) -> Any:
+def _new_ones(x: RoundingTensor, size: Sequence[int], *, dtype: torch.dtype | None = None, **_options: Any) -> Any:
     return _filled(x, tuple(size), 1, dtype)
 
 
 @Rounding.rule(aten.new_full.default)
-def new_full(
+def _new_full(
     x: RoundingTensor,
     size: Sequence[int],
     value: Operand,
@@ -67,7 +63,7 @@ def new_full(
 
 
 @Rounding.rule(aten.new_empty_strided.default, aten.empty_strided.default)
-def new_empty_strided(
+def _new_empty_strided(
     x: RoundingTensor,
     size: Sequence[int],
     stride: Sequence[int],
@@ -80,22 +76,21 @@ def new_empty_strided(
 
 
 @Rounding.rule(aten.fill_.Scalar, aten.fill_.Tensor)
-def fill_(x: RoundingTensor, value: Operand) -> Any:
+def _fill_(x: RoundingTensor, value: Operand) -> Any:
     write(x, x.arithmetic.constant(as_number(value), x.dtype))
     return x
 
 
 @Rounding.rule(aten.zero_.default)
-def zero_(x: RoundingTensor) -> Any:
+def _zero_(x: RoundingTensor) -> Any:
     write(x, x.arithmetic.constant(0.0))
     return x
 
 
 @Rounding.rule(aten.constant_pad_nd.default)
-def constant_pad_nd(x: RoundingTensor, pad: Sequence[int], value: Operand = 0) -> Any:
+def _constant_pad_nd(x: RoundingTensor, pad: Sequence[int], value: Operand = 0) -> Any:
     filling = x.arithmetic.constant(as_number(value), x.dtype)
     parts = [
-        torch.constant_pad_nd(part, list(pad), float(fill))
-        for part, fill in zip(x.parts, filling.parts, strict=True)
+        torch.constant_pad_nd(part, list(pad), float(fill)) for part, fill in zip(x.parts, filling.parts, strict=True)
     ]
     return x.arithmetic.wrap(torch.stack(parts), x.arithmetic.joined([x, filling]), x.dtype)

@@ -1,15 +1,17 @@
-"""Functions of one argument, by their slope: |f(c) - f(t)| <= max |f'| over [v - 2 b, v + 2 b] times |c - t|.
+"""Functions of one argument, by their slope: |f(c) - f(t)| <= max |f'| over [v - 2 b, v + 2 b]
+times |c - t|.
 
-Each kernel is granted `KERNEL` units of u (8 units in the last place) times the result, and a result below the
-smallest normal number may be flushed to zero. Where the interval leaves the domain of the function nothing is known.
-An exact argument has no error to pass on, even at a pole of the slope.
+Each kernel is granted `KERNEL` units of u (8 units in the last place) times the result, and a
+result below the smallest normal number may be flushed to zero. Where the interval leaves the domain
+of the function nothing is known. An exact argument has no error to pass on, even at a pole of the
+slope.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,9 @@ from torch import Tensor
 from equivalence.arithmetic.rounding.elementary import mul
 from equivalence.arithmetic.rounding.operands import Operand, floating
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
-from equivalence.arithmetic.stacked import Rule
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.stacked import Rule
 
 aten = torch.ops.aten
 KERNEL = 16.0
@@ -34,7 +38,9 @@ def by_slope(
     magnitude: Tensor | None = None,
     extra: Tensor | float = 0.0,
 ) -> Any:
-    """A function's result from its value and the largest slope; `magnitude` is what the kernel's error scales with."""
+    """A function's result from its value and the largest slope; `magnitude` is what the kernel's
+    error scales with.
+    """
     context = x.arithmetic
     dtype = floating(x.dtype)
     precision = context.precision_for(dtype)
@@ -62,6 +68,8 @@ def _positive(power: float, factor: float = 1.0) -> Slope:
     return lambda low, high, _near: domain(low, factor * low.pow(power))
 
 
+# Torch's half-precision kernels use a polynomial that is accurate against 1 only.
+ABSOLUTE = frozenset({"erf"})
 SLOPES: dict[str, Slope] = {
     "exp": lambda low, high, near: high.exp(),
     "expm1": lambda low, high, near: high.exp(),
@@ -84,10 +92,13 @@ SLOPES: dict[str, Slope] = {
 
 
 def unary(name: str) -> Rule:
+    """The rule of a function in `SLOPES`."""
     function, slope = getattr(torch, name), SLOPES[name]
 
     def rule(x: RoundingTensor) -> Any:
-        return by_slope(x, function(x.parts[0]), slope(*ends(x)))
+        value = function(x.parts[0])
+        magnitude = torch.ones_like(value) if name in ABSOLUTE else None
+        return by_slope(x, value, slope(*ends(x)), magnitude=magnitude)
 
     return rule
 
@@ -98,7 +109,7 @@ for _name in SLOPES:
 
 @Rounding.rule(aten.sqrt.default)
 def sqrt(x: RoundingTensor) -> Any:
-    """|sqrt(c) - sqrt(t)| is also at most sqrt(|c - t|), which is less near zero."""
+    """Near zero the difference of two roots is less: at most the root of the difference."""
     value, (low, _, _) = x.parts[0].sqrt(), ends(x)
     slope = torch.minimum(0.5 * low.rsqrt(), x.parts[1].rsqrt())
     return by_slope(x, value, domain(low, slope), kernel=4.0)
@@ -112,7 +123,7 @@ def rsqrt(x: RoundingTensor) -> Any:
 
 
 @Rounding.rule(aten.pow.Tensor_Scalar)
-def power(x: RoundingTensor, exponent: Operand) -> Any:
+def _power(x: RoundingTensor, exponent: Operand) -> Any:
     low, high, near = ends(x)
     if exponent in (1, 2):
         return mul(x, 1.0 if exponent == 1 else x)
@@ -127,7 +138,10 @@ def power(x: RoundingTensor, exponent: Operand) -> Any:
         slope = abs(p) * (far if p > 0 else near).pow(p - 1)
     else:
         slope = domain(low, abs(p) * torch.maximum(low.pow(p - 1), high.pow(p - 1)))
-    return by_slope(x, value, slope, kernel=KERNEL + abs(p))
+    # an exponent that the format does not hold is rounded: f changes by f |ln v| times that
+    rounded = x.arithmetic.precision_for(floating(x.dtype)).number(p) > 0
+    size = value.abs() * (1 + abs(p) * x.parts[0].abs().log().abs()) if rounded else None
+    return by_slope(x, value, slope, kernel=KERNEL + abs(p), magnitude=size)
 
 
 def _steps(function: Callable[[Tensor], Tensor]) -> Rule:

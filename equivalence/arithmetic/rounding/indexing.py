@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
-from equivalence.arithmetic import structure
 from equivalence.arithmetic.rounding.compare import settled
 from equivalence.arithmetic.rounding.elementary import add
 from equivalence.arithmetic.rounding.operands import Operand, as_number, context_of
 from equivalence.arithmetic.rounding.reduction import linear
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
 from equivalence.arithmetic.stacked import unsupported
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
@@ -33,27 +35,30 @@ def _positions(indices: Sequence[Any]) -> list[Any]:
 
 
 @Rounding.rule(aten.index.Tensor)
-def index(x: Tensor, indices: Sequence[Any]) -> Any:
+def _index(x: Tensor, indices: Sequence[Any]) -> Any:
     plain = _positions(indices)
     if not isinstance(x, RoundingTensor):
         return aten.index.Tensor(x, plain)
-    return structure.moved(aten.index.Tensor, (x, plain), {})
+    parts = torch.stack([aten.index.Tensor(p, plain) for p in x.parts])
+    return x.arithmetic.wrap(parts, x.arithmetic.joined([x]), x.dtype)
 
 
 @Rounding.rule(aten.masked_select.default)
-def masked_select(x: Tensor, mask: Tensor) -> Any:
-    plain, x = settled(mask), x
-    shape = torch.broadcast_shapes(x.shape, plain.shape)
-    return index(x.expand(shape), [plain.expand(shape)])
+def _masked_select(x: Tensor, mask: Tensor) -> Any:
+    plain = settled(mask)
+    shape = torch.broadcast_shapes(x.shape, plain.shape)  # type: ignore[no-untyped-call]
+    return _index(x.expand(shape), [plain.expand(shape)])
 
 
 @Rounding.rule(aten.index_put.default, aten._unsafe_index_put.default)
-def index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
+def _index_put(x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False) -> Any:
     plain = _positions(indices)
     context = context_of(x, values) if isinstance(x, RoundingTensor) else context_of(values)
     x, values = context.constant(x), context.constant(values)
     if not accumulate:
-        return structure.moved(aten.index_put.default, (x, plain, values), {})
+        both = zip(x.parts, values.parts, strict=True)
+        parts = torch.stack([aten.index_put.default(p, plain, v) for p, v in both])
+        return context.wrap(parts, context.joined([x, values]), x.dtype)
     terms = max((i.numel() for i in plain if isinstance(i, Tensor)), default=1)
 
     def put(t: Tensor) -> Tensor:
@@ -77,6 +82,15 @@ def _scattering(op: OpOverload) -> None:
 
 _scattering(aten.scatter.value)
 _scattering(aten.index_fill.int_Scalar)
+
+
+@Rounding.rule(aten.scatter.src)
+def _scatter(x: Any, dim: int, index: Tensor, source: Any) -> Any:
+    context = context_of(x, source)
+    x, source = context.constant(x), context.constant(source)
+    both = zip(x.parts, source.parts, strict=True)
+    parts = torch.stack([aten.scatter.src(p, dim, index, s) for p, s in both])
+    return context.wrap(parts, context.joined([x, source]), x.dtype)
 
 
 def _adding(op: OpOverload) -> None:

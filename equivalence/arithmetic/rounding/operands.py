@@ -1,33 +1,39 @@
-"""Two operands of an elementwise operation: values and bounds that broadcast, and the format of the result."""
+"""Two operands of an elementwise operation: values and bounds that broadcast, and the format of the
+result.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.rounding.precision import Precision
+from equivalence.arithmetic.rounding.precision import Precision, number_error
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
 
 Operand = Any  # a RoundingTensor, a plain tensor or a Python number
 
 
 class Pair(NamedTuple):
+    """Two operands, ready to be computed with."""
+
     context: Rounding
     a: Any  # float64 tensors, or Python floats for numbers
     b: Any
     a_bound: Any
     b_bound: Any
     dtype: torch.dtype
+    alike: bool = False  # two tensors of as many dimensions
 
     @property
     def precision(self) -> Precision:
+        """What the result is charged."""
         return self.context.precision_for(self.dtype)
 
 
 def is_number(x: Operand) -> bool:
+    """Whether a Python number was given."""
     return isinstance(x, int | float)
 
 
@@ -39,24 +45,22 @@ def as_number(x: Operand) -> Operand:
 
 
 def context_of(*xs: Operand) -> Rounding:
+    """The run that some operand belongs to."""
     return next(x.arithmetic for x in xs if isinstance(x, RoundingTensor))
 
 
 def floating(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of a quotient."""
     return dtype if dtype.is_floating_point else torch.get_default_dtype()
 
 
-@lru_cache(maxsize=4096)
-def number_error(value: float, precision: Precision) -> float:
-    return precision.number(value)
-
-
 def pair(a: Operand, b: Operand) -> Pair:
+    """Both operands in one run, a number with the error of its conversion."""
     context = context_of(a, b)
     if isinstance(a, RoundingTensor) and isinstance(b, RoundingTensor):
         dtype = a.dtype if a.dtype is b.dtype else torch.result_type(a, b)
         pa, pb = a.parts, b.parts
-        return Pair(context, pa[0], pb[0], pa[1], pb[1], dtype)
+        return Pair(context, pa[0], pb[0], pa[1], pb[1], dtype, pa.dim() == pb.dim())
     a, b = as_number(a), as_number(b)
     if is_number(a):
         dtype = torch.result_type(a, b)

@@ -1,14 +1,14 @@
-"""Pooling: averages are linear, maxima 1-Lipschitz, with the bound of the widest member of each window.
+"""Pooling: averages are linear, maxima 1-Lipschitz, with the bound of the widest member of each
+window.
 
-The gradient of a maximum goes to its member. Where rounding leaves open which one that is, every member that may be
-greatest may receive it or not.
+The gradient of a maximum goes to its member. Where rounding leaves open which one that is, every
+member that may be greatest may receive it or not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from equivalence.arithmetic.rounding.operands import context_of
 from equivalence.arithmetic.rounding.precision import SAFE
 from equivalence.arithmetic.rounding.reduction import linear
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+from equivalence.arithmetic.stacked import unsupported
 from equivalence.arithmetic.unavailable import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 aten = torch.ops.aten
 
@@ -139,8 +143,31 @@ def _defaults(geometry: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _per_axis(values: Any, spatial: int) -> tuple[int, ...]:
-    values = (values,) if isinstance(values, int) else tuple(values)
-    return values * spatial if len(values) == 1 else values
+    each: tuple[int, ...] = (values,) if isinstance(values, int) else tuple(values)
+    return each * spatial if len(each) == 1 else each
+
+
+def _adaptive_max_pool(spatial: int) -> None:
+    """Windows of equal size are those of an ordinary pool; others overlap and have no rule."""
+
+    def geometry(x: Tensor, output: Sequence[int]) -> tuple[Any, ...]:
+        sizes = list(zip(x.shape[-spatial:], output, strict=True))
+        if any(n % m for n, m in sizes):
+            raise unsupported(f"aten.adaptive_max_pool{spatial}d", "its windows differ in size")
+        kernel = [n // m for n, m in sizes]
+        return kernel, kernel, [0] * spatial, [1] * spatial, False
+
+    pool = getattr(aten, f"max_pool{spatial}d_with_indices").default
+    back = getattr(aten, f"max_pool{spatial}d_with_indices_backward").default
+
+    def forward(x: RoundingTensor, output: Any) -> Any:
+        return pool(x, *geometry(x, output))
+
+    def backward(grad: Any, x: Any, indices: Any) -> Any:
+        return back(grad, x, *geometry(x, grad.shape[-spatial:]), indices)
+
+    Rounding.rule(getattr(aten, f"adaptive_max_pool{spatial}d").default)(forward)
+    Rounding.rule(getattr(aten, f"adaptive_max_pool{spatial}d_backward").default)(backward)
 
 
 for _spatial in (1, 2, 3):
@@ -148,3 +175,4 @@ for _spatial in (1, 2, 3):
 for _spatial in (2, 3):
     _adaptive_avg_pool(_spatial)
     _max_pool(_spatial)
+    _adaptive_max_pool(_spatial)

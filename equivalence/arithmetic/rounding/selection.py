@@ -1,7 +1,8 @@
 """Choosing between elements: exact operations, with the bound of what may have been chosen.
 
-Maximum and minimum are 1-Lipschitz: the result's bound is that of the operand that certainly wins, else the larger of
-both. `where` on a condition that rounding leaves open may take the other side: its bound adds their distance.
+Maximum and minimum are 1-Lipschitz: the result's bound is that of the operand that certainly wins,
+else the larger of both. `where` on a condition that rounding leaves open may take the other side:
+its bound adds their distance.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from equivalence.arithmetic.rounding.elementary import neg
 from equivalence.arithmetic.rounding.operands import Operand, as_number, context_of, pair
 from equivalence.arithmetic.rounding.precision import SAFE
 from equivalence.arithmetic.rounding.tensor import Rounding, RoundingTensor
+from equivalence.arithmetic.unavailable import Unavailable
 
 aten = torch.ops.aten
 
 
 @Rounding.rule(aten.relu.default)
-def relu(x: RoundingTensor) -> Any:
+def _relu(x: RoundingTensor) -> Any:
     value, bound = x.parts
     off = torch.add(value, bound, alpha=2) < 0
-    return x.arithmetic.result(value.clamp_min(0), bound.masked_fill(off, 0), x.dtype)
+    return x.arithmetic.result(value.clamp_min(0), torch.where(off, 0.0, bound), x.dtype)
 
 
 def _tensors(x: Operand, like: Tensor) -> Tensor:
@@ -43,35 +45,37 @@ def _extremum(a: Operand, b: Operand, sign: int) -> Any:
 
 
 @Rounding.rule(aten.maximum.default, aten.clamp_min.default, aten.clamp_min.Tensor)
-def maximum(a: Operand, b: Operand) -> Any:
+def _maximum(a: Operand, b: Operand) -> Any:
     return _extremum(a, b, 1)
 
 
 @Rounding.rule(aten.minimum.default, aten.clamp_max.default, aten.clamp_max.Tensor)
-def minimum(a: Operand, b: Operand) -> Any:
+def _minimum(a: Operand, b: Operand) -> Any:
     return _extremum(a, b, -1)
 
 
 @Rounding.rule(aten.clamp.default, aten.clamp.Tensor)
 def clamp(x: Any, low: Operand = None, high: Operand = None) -> Any:
-    x = x if low is None else maximum(x, low)
-    return x if high is None else minimum(x, high)
+    """Both limits, either of which may be missing."""
+    x = x if low is None else _maximum(x, low)
+    return x if high is None else _minimum(x, high)
 
 
 @Rounding.rule(aten.hardtanh.default)
-def hardtanh(x: Any, low: Operand = -1, high: Operand = 1) -> Any:
+def _hardtanh(x: Any, low: Operand = -1, high: Operand = 1) -> Any:
     return clamp(x, low, high)
 
 
 @Rounding.rule(aten.abs.default)
 def absolute(x: RoundingTensor) -> Any:
+    """The exact magnitude."""
     parts = x.parts.clone()
     parts[0].abs_()
     return x.arithmetic.wrap(parts, x.arithmetic.joined([x]), x.dtype)
 
 
 def choose(condition: Tensor, doubtful: Tensor | None, a: Operand, b: Operand) -> Any:
-    """a where the plain condition holds, else b; where doubtful, a bound for either choice."""
+    """A where the plain condition holds, else b; where doubtful, a bound for either choice."""
     p = pair(a, b)
     left, right, left_bound, right_bound = (_tensors(t, condition) for t in (p.a, p.b, p.a_bound, p.b_bound))
     value = torch.where(condition, left, right)
@@ -92,6 +96,7 @@ def split(condition: Tensor) -> tuple[Tensor, Tensor | None]:
 
 @Rounding.rule(aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf)
 def where(condition: Tensor, a: Operand, b: Operand) -> Any:
+    """A choice between two operands, element by element."""
     if not (isinstance(a, RoundingTensor) or isinstance(b, RoundingTensor)):
         context = context_of(condition)
         a = as_number(a)
@@ -100,7 +105,7 @@ def where(condition: Tensor, a: Operand, b: Operand) -> Any:
 
 
 @Rounding.rule(aten.masked_fill.Scalar, aten.masked_fill.Tensor)
-def masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
+def _masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
     if not isinstance(x, RoundingTensor):
         x = context_of(mask, value).constant(x)
     if not isinstance(value, RoundingTensor):
@@ -110,7 +115,7 @@ def masked_fill(x: Operand, mask: Tensor, value: Operand) -> Any:
 
 
 @Rounding.rule(aten.threshold.default)
-def threshold(x: RoundingTensor, at: Operand, value: Operand) -> Any:
+def _threshold(x: RoundingTensor, at: Operand, value: Operand) -> Any:
     from equivalence.arithmetic.rounding.compare import gt
 
     return where(gt(x, at), x, value)
@@ -138,25 +143,45 @@ def amax(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
 
 
 @Rounding.rule(aten.amin.default)
-def amin(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
+def _amin(x: RoundingTensor, dim: Any = (), keepdim: bool = False) -> Any:
     return neg(amax(neg(x), dim, keepdim))
 
 
 @Rounding.rule(aten.max.default)
-def max_all(x: RoundingTensor) -> Any:
+def _max_all(x: RoundingTensor) -> Any:
     return amax(x)
 
 
 @Rounding.rule(aten.min.default)
-def min_all(x: RoundingTensor) -> Any:
-    return amin(x)
+def _min_all(x: RoundingTensor) -> Any:
+    return _amin(x)
 
 
 @Rounding.rule(aten.max.other)
-def max_other(a: Operand, b: Operand) -> Any:
-    return maximum(a, b)
+def _max_other(a: Operand, b: Operand) -> Any:
+    return _maximum(a, b)
 
 
 @Rounding.rule(aten.min.other)
-def min_other(a: Operand, b: Operand) -> Any:
-    return minimum(a, b)
+def _min_other(a: Operand, b: Operand) -> Any:
+    return _minimum(a, b)
+
+
+def _dimension(function: Any, sign: int) -> Any:
+    """The extremum along one axis, and its position where it is certain everywhere."""
+
+    def rule(x: RoundingTensor, dim: int, keepdim: bool = False) -> Any:
+        values = function(x, (dim,), keepdim)
+        position: Any = (x.parts[0] * sign).max(dim, keepdim)[1]
+        most = torch.add(x.parts[0] * sign, x.parts[1], alpha=2)
+        least = torch.sub(x.parts[0] * sign, x.parts[1], alpha=2)
+        contenders = (~(most < least.amax(dim, keepdim=True))).sum(dim)
+        if bool((contenders > 1).any()):
+            position = Unavailable.make(position.shape, "the position of an extremum that rounding leaves open")
+        return values, position
+
+    return rule
+
+
+Rounding.rule(aten.max.dim)(_dimension(amax, 1))
+Rounding.rule(aten.min.dim)(_dimension(_amin, -1))

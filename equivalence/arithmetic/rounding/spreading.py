@@ -41,10 +41,10 @@ for _spatial in (1, 2, 3):
 
 
 @Rounding.rule(aten.col2im.default)
-def col2im(x: RoundingTensor, size: Any, kernel: Any, *geometry: Any) -> Any:
+def _col2im(x: RoundingTensor, size: Any, kernel: Any, *geometry: Any) -> Any:
     return linear(lambda t: aten.col2im(t, size, kernel, *geometry), x, math.prod(kernel), x.dtype)
 
 
 @Rounding.rule(aten.unfold_backward.default)
-def unfold_backward(grad: RoundingTensor, shape: Any, dim: int, size: int, step: int) -> Any:
+def _unfold_backward(grad: RoundingTensor, shape: Any, dim: int, size: int, step: int) -> Any:
     return linear(lambda t: aten.unfold_backward(t, shape, dim, size, step), grad, size, grad.dtype)

@@ -105,9 +105,7 @@ def reference(
 class _Run:
     """One evaluation: what all steps of it need, and the statistics that they update."""
 
-    def __init__(
-        self, spec: BlockSpec, weights: Mapping[str, Array], numbers: NumberType, training: bool
-    ) -> None:
+    def __init__(self, spec: BlockSpec, weights: Mapping[str, Array], numbers: NumberType, training: bool) -> None:
         self.spec = spec
         self.weights = weights
         self.numbers = numbers
@@ -141,9 +139,7 @@ class _Run:
         """Reduced, transformed and expanded: one path through Fig. 3(a)."""
         spec = self.spec
         reduced = self.unit(x, "reduce", branch)
-        transformed = self.unit(
-            reduced, "transform", branch, stride=spec.stride, dilation=spec.dilation
-        )
+        transformed = self.unit(reduced, "transform", branch, stride=spec.stride, dilation=spec.dilation)
         return reduced, transformed, _convolve(transformed, self.weights["expand.weight"][branch])
 
     def unit(self, x: Array, stage: str, branch: int, **geometry: int) -> Array:
@@ -167,9 +163,7 @@ class _Run:
         scale, offset = (self.weights[f"{path}.{name}"][branch] for name in ("weight", "bias"))
         return normalised * _per_channel(scale, x) + _per_channel(offset, x)
 
-    def batch_statistics(
-        self, x: Array, path: str, branch: int | EllipsisType
-    ) -> tuple[Array, Array]:
+    def batch_statistics(self, x: Array, path: str, branch: int | EllipsisType) -> tuple[Array, Array]:
         """The batch's mean and biased variance; the running ones move on, by the unbiased one."""
         numbers, axes = self.numbers, (0, *range(2, x.ndim))
         count = x.size // x.shape[1]
@@ -256,9 +250,7 @@ def _shapes(spec: BlockSpec) -> dict[str, tuple[int, ...]]:
         "transform.conv.bias": (branches, width),
         "expand.bias": (out,),
     }
-    shapes |= {
-        name: biases[name] for name, present in zip(biases, spec.bias, strict=True) if present
-    }
+    shapes |= {name: biases[name] for name, present in zip(biases, spec.bias, strict=True) if present}
     norms: dict[str, tuple[int, ...]] = {
         "reduce.norm": (branches, width),
         "transform.norm": (branches, width),

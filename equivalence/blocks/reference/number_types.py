@@ -120,8 +120,7 @@ class Exact:
             ReferenceInputError: always.
         """
         raise ReferenceInputError(
-            f"the activation needs {name}, whose values are no fractions; give x and weights as "
-            "mpmath.mpf or as floats"
+            f"the activation needs {name}, whose values are no fractions; give x and weights as mpmath.mpf or as floats"
         )
 
 
@@ -214,8 +213,7 @@ def _kind(name: str, value: Any) -> str:
 
 def _not_a_number(name: str, what: str) -> ReferenceInputError:
     return ReferenceInputError(
-        f"{name} holds {what}; the reference computes with floats, integers, fractions.Fraction "
-        "and mpmath.mpf"
+        f"{name} holds {what}; the reference computes with floats, integers, fractions.Fraction and mpmath.mpf"
     )
 
 

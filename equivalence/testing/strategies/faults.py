@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from equivalence.testing.catalogue import catalogue
 from equivalence.testing.strategies.arguments import some_of
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ def faults(*, names: Collection[str] | None = None) -> SearchStrategy[Fault]:
     """
 
     def chosen() -> SearchStrategy[Fault]:
+        from equivalence.testing.catalogue import catalogue
+
         known = {fault.name: fault for fault in catalogue()}
         wanted = known if names is None else some_of("faults", "names", names, known)
         return st.sampled_from([known[name] for name in wanted])
