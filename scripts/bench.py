@@ -6,6 +6,7 @@ Nothing here is asserted: a figure is read by a person.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import resource
 import statistics
@@ -14,16 +15,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable  # noqa: TC003  # typer reads annotations
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from equivalence import BlockSpec, compare, transfer
+from equivalence import BlockSpec, check, compare, transfer
 from equivalence.blocks.forms import FORMS, Block
+from equivalence.blocks.reference import reference
 from equivalence.verdict.forms import Setting, build_forms
+from equivalence.verdict.memory import Memory
+from equivalence.verdict.prove import default_shapes, prove_shapes
+from equivalence.weights.correspondence import gather
+
+if TYPE_CHECKING:
+    from equivalence.arithmetic.floating import Mode
 
 SEED_SPEC = BlockSpec(in_channels=256, cardinality=32, width=4)
 # Templates of about equal cost, 256 → 256 channels: Xie et al. 2016, Table 2.
@@ -175,6 +186,134 @@ def bench_table2() -> None:
             ]
             times = [f"{evaluated * 1e3:.1f}", f"{trained * 1e3:.1f}"]
             table.add_row(template, name, f"{count:,}", *times, *(f"{m:.0f}" for m in memory))
+    console.print(table)
+
+
+def three_forms(spec: BlockSpec = SEED_SPEC) -> list[Block]:
+    """The forms of one block with corresponding weights."""
+    blocks = build_forms(spec, Setting())
+    for source, target in itertools.pairwise(blocks):
+        transfer(source, target)
+    return blocks
+
+
+def all_forward(blocks: list[Block], inputs: torch.Tensor) -> Callable[[], object]:
+    """One bare float32 forward of each form: a single look."""
+    runs = [forward(block, inputs) for block in blocks]
+    return lambda: [run() for run in runs]
+
+
+def prove_forms(blocks: list[Block], mode: Mode = "eval", *, gradients: bool = False) -> float:
+    """Prove per-branch = concatenated = grouped; returns log2 of the probability of error."""
+    memory, errors = Memory(), []
+    for left, right in itertools.pairwise(blocks):
+        shapes = default_shapes(left, right)
+        proof = prove_shapes(left, right, shapes, mode, "given", gradients=gradients, seed=0, memory=memory)
+        if not proof:
+            raise RuntimeError(f"the forms were not proved equal: {proof}")
+        errors.append(proof.log2_error)
+    return max(errors)
+
+
+def check_forms(blocks: list[Block], mode: Mode) -> None:
+    """The whole ladder for all three pairs."""
+    memory = Memory()
+    for left, right in itertools.combinations(blocks, 2):
+        check(left, right, mode=mode, memory=memory)
+
+
+def bench_proof() -> None:
+    """Proof of the three forms for every input, against one look at 56×56 (at most 1.0)."""
+    blocks, inputs = three_forms(), torch.randn(1, 256, 56, 56)
+    table = Table("proof of three forms", "error below", "ms", "of one look")
+    for name, run in {
+        "outputs": lambda: prove_forms(blocks),
+        "outputs and input gradient": lambda: prove_forms(blocks, gradients=True),
+        "training": lambda: prove_forms(blocks, "train", gradients=True),
+    }.items():
+        proof, look = seconds(run, all_forward(blocks, inputs), repeat=5)
+        error = f"2^{run():.0f}"
+        table.add_row(name, error, f"{proof * 1e3:.0f}", f"{proof / look:.2f}")
+    console.print(table)
+
+
+def bench_ladder() -> None:
+    """The whole ladder for three pairs, both modes with gradients, against one look (at most 40)."""
+    blocks, inputs = three_forms(), torch.randn(1, 256, 56, 56)
+    table = Table("ladder", "seconds", "of one look")
+
+    def both() -> None:
+        check_forms(blocks, "eval")
+        check_forms(blocks, "train")
+
+    for name, run in {
+        "eval": lambda: check_forms(blocks, "eval"),
+        "train": lambda: check_forms(blocks, "train"),
+        "both modes": both,
+    }.items():
+        taken, look = seconds(run, all_forward(blocks, inputs), repeat=3)
+        table.add_row(name, f"{taken:.2f}", f"{taken / look:.1f}")
+    console.print(table)
+
+
+def bench_growth() -> None:
+    """Cost of a proof with cardinality and with weights: it should grow linearly."""
+    table = Table("block", "weights", "proof (ms)", "per branch (ms)", "per 1000 weights (ms)")
+    specs = [BlockSpec(in_channels=256, cardinality=c, width=4) for c in (1, 4, 16, 64)]
+    specs += [BlockSpec(in_channels=c, cardinality=c // 8, width=4) for c in (64, 256, 1024)]
+    for spec in specs:
+        blocks = three_forms(spec)
+        (taken,) = seconds(lambda blocks=blocks: prove_forms(blocks), repeat=3)
+        weights = sum(p.numel() for p in blocks[2].parameters())
+        ms = taken * 1e3
+        name = f"{spec.in_channels} channels, {spec.template}"
+        per = [f"{ms / spec.cardinality:.1f}", f"{ms / weights * 1e3:.2f}"]
+        table.add_row(name, f"{weights:,}", f"{ms:.0f}", *per)
+    console.print(table)
+
+
+def bench_fractions() -> None:
+    """One output pixel by exact fractions (NumPy reference) against the proof for every input."""
+    blocks = three_forms()
+    canonical = gather("grouped", dict(blocks[2].state_dict()), SEED_SPEC.cardinality)
+    exact = np.vectorize(Fraction, otypes=[object])
+    weights = {
+        name: exact(tensor.double().numpy()) if tensor.is_floating_point() else tensor.numpy()
+        for name, tensor in canonical.items()
+        if "norm" not in name
+    }
+    spec = dataclasses.replace(SEED_SPEC, norm="none")
+    x = exact(torch.randn(1, 256, 1, 1).double().numpy())
+    start = time.perf_counter()
+    reference(spec, weights, x)
+    pixel = time.perf_counter() - start
+    (proof,) = seconds(lambda: prove_forms(blocks), repeat=3)
+    table = Table("what", "seconds", "ratio")
+    table.add_row("one pixel of one input, one form, without norms, by fractions", f"{pixel:.2f}", "")
+    table.add_row("proof for every input, three forms", f"{proof:.3f}", f"{pixel / proof:.1f}")
+    pixels = 3 * 56 * 56
+    table.add_row(
+        "(all pixels of one 56×56 input, three forms)", f"{pixel * pixels:.0f}", f"{pixel * pixels / proof:.0f}"
+    )
+    console.print(table)
+
+
+def bench_small() -> None:
+    """Full checks of small specs a second on one core, evaluation mode (at least 20)."""
+    torch.set_num_threads(1)
+    table = Table("spec", "form pair", "ms", "checks a second")
+    for spec in (
+        BlockSpec(in_channels=4, cardinality=2, width=2),
+        BlockSpec(in_channels=16, cardinality=4, width=4),
+        BlockSpec(in_channels=16, cardinality=8, width=2),
+    ):
+        a, b, c = three_forms(spec)
+        for left, right in ((a, c), (b, c), (c, c)):
+            shape = spec.input_shape(batch=1, size=7)
+            (taken,) = seconds(lambda p=left, q=right, s=shape: check(p, q, input_shape=s), repeat=5)
+            pair = f"{left.form} / {right.form}"
+            name = f"{spec.in_channels} channels, {spec.template}"
+            table.add_row(name, pair, f"{taken * 1e3:.0f}", f"{1 / taken:.1f}")
     console.print(table)
 
 

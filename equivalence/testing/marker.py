@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equivalence.testing.names import DTYPES, MODES
-from equivalence.verdict.names import EXPERIMENTS, chosen
+from equivalence.verdict.names import chosen
 
 if TYPE_CHECKING:
     import pytest
@@ -44,11 +44,19 @@ def _validate(settings: dict[str, Any]) -> None:
     _demand("dtype", dtype, dtype is None or dtype in DTYPES, f"must be one of {', '.join(DTYPES)}")
     _demand("seed", seed, type(seed) is int and seed >= 0, "must be an integer of at least 0")
     # Without a mode of its own, the marker may belong to a test whose checks choose theirs.
-    mode = mode if "mode" in settings else max(EXPERIMENTS, key=lambda name: len(EXPERIMENTS[name]))
+    modes = (mode,) if "mode" in settings else MODES
+    problems = [_experiments_problem(settings, mode) for mode in modes]
+    if all(problems):
+        raise ValueError(f"marker equivalence: {problems[0]}")
+
+
+def _experiments_problem(settings: dict[str, Any], mode: str) -> str | None:
+    """What is wrong with the experiments in a mode."""
     try:
         chosen(settings.get("experiments"), mode)
     except ValueError as error:
-        raise ValueError(f"marker equivalence: {error}") from None
+        return str(error)
+    return None
 
 
 def _demand(name: str, value: object, holds: bool, rule: str) -> None:

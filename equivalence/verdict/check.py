@@ -20,13 +20,16 @@ from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import OUTPUTS
+from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.names import chosen
 from equivalence.verdict.preflight import (
+    Reach,
     both_forward,
+    check_data,
+    explain_backward,
     float_input,
     obstacle,
     other_shape,
@@ -170,13 +173,19 @@ class _Ladder:
         self.mode, self.weights, self.seed = mode, weights, seed
         self.experiments = experiments
         asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
-        self.outputs = [both_forward(self.modules, shape, mode, seed) for shape in asked]
-        self.shapes = asked
-        if input_shape is not None:
-            self.shapes += other_shape(self.modules, asked[0], mode, seed)
+        check_data(self.modules)
+        with Reach(asked[0][2:]) as reach:
+            outputs = {shape: both_forward(self.modules, shape, mode, seed) for shape in asked}
+        if input_shape is not None or reach.factor > 1:
+            outputs |= other_shape(self.modules, asked[0], mode, seed, reach.factor)
+        self.outputs, self.shapes = [*outputs.values()], (*outputs,)
         self.evidence: list[Evidence] = []
         self.x = float_input(self.modules, asked[0], seed)
-        self.quantities = compare(left, right, self.x, mode=mode, gradients=True, seed=seed).quantities
+        try:
+            self.quantities = compare(left, right, self.x, mode=mode, gradients=True, seed=seed).quantities
+        except Exception:
+            explain_backward(self.modules, self.x, mode, seed)
+            raise
 
     def climb(self) -> tuple[Verdict, str]:
         """The verdict and its reason, which says so if not everything was compared."""
@@ -191,18 +200,22 @@ class _Ladder:
 
     def judged(self) -> tuple[Verdict, str]:
         """What follows from the evidence, which is kept on the way."""
-        for outputs, shape in zip(self.outputs, self.shapes, strict=False):
+        for outputs, shape in zip(self.outputs, self.shapes, strict=True):
             if difference := structural_difference(outputs, shape):
                 return Verdict.DIFFERENT, difference
         if reason := obstacle(self.modules, self.outputs[0], self.shapes[0], self.mode, self.seed):
             return Verdict.UNDECIDED, reason
         proof = self.proof()
         if not proof:
+            if self.weights == "all" and proof.holds is None:
+                return Verdict.UNDECIDED, str(proof)  # a witness would speak of the given weights
             return self.witness(proof)
         if self.weights == "all":
             return Verdict.EQUIVALENT, str(proof)
         if silent := self.silent():
             return Verdict.UNDECIDED, silent
+        if reason := self.not_finite():
+            return Verdict.UNDECIDED, reason
         contradiction = self.integers() or self.rounding()
         if contradiction:
             return Verdict.DIFFERENT, contradiction
@@ -249,6 +262,13 @@ class _Ladder:
                 )
         return None
 
+    def not_finite(self) -> str | None:
+        """Why equal expressions may still differ: one of them is no number somewhere."""
+        for (left, right), shape in zip(self.outputs, self.shapes, strict=True):
+            if not torch.equal(left.isfinite().cpu(), right.isfinite().cpu()):
+                return f"equal as expressions, but only one side is finite everywhere, on an input of shape {shape}"
+        return None
+
     def integers(self) -> str | None:
         """The lattice's evidence; returns a contradiction, if there is one."""
         dtype = base_dtype(*self.modules)
@@ -266,6 +286,11 @@ class _Ladder:
         for name in filter(self.wanted, found.results[0]):
             if name in differing:
                 side = side_that_is_off(*self.modules, found, name)
+                if name == INPUT_GRADIENT and side.startswith("neither"):
+                    # Integers hit kinks and ties, where a derivative is a convention.
+                    statement = "not applicable: other conventions for the derivative at a kink"
+                    self.evidence.append(Evidence("lattice", name, None, statement))
+                    continue
                 contradiction = f"{name} on integers: a kernel is wrong, {side}"
                 self.evidence.append(Evidence("lattice", name, False, contradiction))
                 continue
@@ -317,7 +342,8 @@ class _Ladder:
 def _share(left: Tensor, right: Tensor, allowed: Tensor) -> tuple[float, list[int]]:
     """The greatest part of the bound that a difference takes up, and where."""
     apart = (left.cpu().double() - right.cpu().double()).abs()
-    share = torch.where(apart == 0, 0.0, apart / allowed)
+    # Where floats may overflow nothing is known, and two infinities are no difference.
+    share = torch.where((apart == 0) | allowed.isinf(), 0.0, apart / allowed).nan_to_num(torch.inf)
     at = torch.unravel_index(share.argmax(), share.shape)
     return float(share.max()), [int(i) for i in at]
 

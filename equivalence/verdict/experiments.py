@@ -19,8 +19,12 @@ from torch.func import functional_call
 
 from equivalence.arithmetic.errors import RejectedInput
 from equivalence.blocks.forms import Block
-from equivalence.verdict.names import AFTER_SGD, AFTER_TRAINING, INPUT_GRADIENT
+from equivalence.verdict.modules import shares_tensors
+from equivalence.verdict.names import AFTER_SGD as AFTER_SGD
+from equivalence.verdict.names import AFTER_TRAINING as AFTER_TRAINING
+from equivalence.verdict.names import INPUT_GRADIENT as INPUT_GRADIENT
 from equivalence.verdict.names import OUTPUTS as OUTPUTS
+from equivalence.verdict.names import SECOND_CALL as SECOND_CALL
 from equivalence.weights.correspondence import ROWS
 
 if TYPE_CHECKING:
@@ -70,15 +74,19 @@ def run(
     module.train(mode == "train")
     if not gradients:
         with torch.no_grad():
-            return {OUTPUTS: _call(module, tensors, probe.x.clone())}
+            return {OUTPUTS: _call(module, dict(tensors), probe.x.clone())}
     wanted = [n for n, p in module.named_parameters() if p.requires_grad and mode == "train"]
     state = {**tensors, **{n: tensors[n].detach().requires_grad_() for n in wanted}}
     leaf = probe.x.detach().requires_grad_()
+    before = _versions(state)
     with torch.enable_grad():
         # A module may write into its input, which a leaf does not allow.
         output = _call(module, state, leaf.clone())
         found = _gradients(output, [leaf, *(state[name] for name in wanted)], probe)
     results = {OUTPUTS: output.detach()}
+    if mode == "eval" and _versions(state) != before:
+        with torch.no_grad():
+            results[SECOND_CALL] = _call(module, state, probe.x.clone())
     if found[0] is not None:
         results[INPUT_GRADIENT] = found[0]
     if mode == "train":
@@ -88,7 +96,7 @@ def run(
 
 
 def _after_steps(
-    module: nn.Module, state: Mapping[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
+    module: nn.Module, state: dict[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
 ) -> dict[str, Tensor]:
     """Evaluation after the training step that the buffers saw, and after a step of SGD too."""
     module.eval()
@@ -123,8 +131,14 @@ def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[T
     return torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
 
 
-def _call(module: nn.Module, tensors: Mapping[str, Any], x: Tensor) -> Tensor:
-    output = functional_call(module, dict(tensors), (x,), tie_weights=False)
+def _versions(tensors: Mapping[str, Tensor]) -> list[tuple[int, int]]:
+    """Changes if a tensor is written to or replaced."""
+    return [(id(tensor), tensor._version) for tensor in tensors.values()]
+
+
+def _call(module: nn.Module, tensors: dict[str, Any], x: Tensor) -> Tensor:
+    """The output; a buffer that the module replaces by a new tensor is replaced in `tensors` too."""
+    output = functional_call(module, tensors, (x,), tie_weights=shares_tensors(module))
     if not isinstance(output, Tensor):
         raise RejectedInput(f"returned a {type(output).__name__}, but must return one tensor")
     return output

@@ -6,6 +6,7 @@ Guarantee: nothing here runs or changes a module.
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,5 +38,20 @@ def device_of(module: nn.Module) -> torch.device:
 
 def original(module: nn.Module) -> nn.Module:
     """A compiled module's own code: what the arithmetics that need no kernel run."""
-    own = getattr(module, "_orig_mod", module)
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # whoever compiled a module has loaded it
+    if compiler is None or not isinstance(module, compiler.OptimizedModule):
+        return module
+    own = module._orig_mod
     return own if isinstance(own, nn.Module) else module
+
+
+def shares_tensors(module: nn.Module) -> bool:
+    """Whether one parameter or buffer has several names, as tied weights have."""
+    held = [
+        id(t)
+        for part in module.modules()
+        for slot in (part._parameters, part._buffers)
+        for t in slot.values()
+        if t is not None
+    ]
+    return len(set(held)) < len(held)

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 OUTPUTS = "outputs"
 INPUT_GRADIENT = "input gradient"
+SECOND_CALL = "outputs of a second call"
 AFTER_TRAINING = "outputs after a training step"
 AFTER_SGD = "outputs after an SGD step"
 
 # What each mode can show of any two modules; forms of a block are told apart by more.
 EXPERIMENTS = {
-    "eval": (OUTPUTS, INPUT_GRADIENT),
+    "eval": (OUTPUTS, INPUT_GRADIENT, SECOND_CALL),
     "train": (OUTPUTS, INPUT_GRADIENT, AFTER_TRAINING, AFTER_SGD),
 }
 

@@ -8,21 +8,29 @@ ways) the pair is UNDECIDED.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from equivalence.arithmetic.errors import RejectedInput
+from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.location import current_submodule, locating
 from equivalence.arithmetic.preserve import as_found, seed_everything
-from equivalence.verdict.modules import base_dtype, device_of, tensors_of
+from equivalence.verdict.modules import base_dtype, device_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from equivalence.arithmetic.floating import Mode
     from equivalence.verdict.modules import Shape
 
 Sides = tuple[nn.Module, nn.Module]
+Outputs = tuple[Tensor, Tensor]
 SIDES = ("left", "right")
 
 
@@ -53,7 +61,7 @@ def forward(module: nn.Module, side: str, x: Tensor, mode: Mode, seed: int) -> T
     return output
 
 
-def both_forward(modules: Sides, shape: Shape, mode: Mode, seed: int) -> tuple[Tensor, Tensor]:
+def both_forward(modules: Sides, shape: Shape, mode: Mode, seed: int) -> Outputs:
     """The outputs of both modules on one input.
 
     Raises:
@@ -64,18 +72,98 @@ def both_forward(modules: Sides, shape: Shape, mode: Mode, seed: int) -> tuple[T
     return left, right
 
 
-def other_shape(modules: Sides, shape: Shape, mode: Mode, seed: int) -> tuple[Shape, ...]:
-    """A shape of the other parity and another batch, if both modules take it."""
-    batch, channels, *sizes = shape
-    other = (1 if batch > 1 else 2, channels, *(n - 1 if n > 3 else n + 1 for n in sizes))
-    try:
-        both_forward(modules, other, mode, seed)
-    except RejectedInput:
-        return ()
-    return (other,)
+class Reach(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
+    """While active, `factor` is how many times larger inputs must be for every window to lie inside once.
+
+    Where windows are wider than what they slide over, their outer weights meet nothing but padding.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.sizes = sizes
+        self.factor = 1.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "convolution" and not args[6]:
+            self._slide(args[0], args[1].shape[2:], args[5])
+        elif name.startswith(("max_pool", "avg_pool")) and "backward" not in name:
+            dilation = args[4] if name.startswith("max_pool") and len(args) > 4 else (1,)
+            self._slide(args[0], args[1], dilation)
+        return func(*args, **(kwargs or {}))
+
+    def _slide(self, x: Tensor, kernel: Sequence[int], dilation: Sequence[int]) -> None:
+        dims = len(self.sizes)
+        if x.dim() < dims or not dims:
+            return
+        kernel, dilation = [[*given] * dims if len(given) == 1 else [*given] for given in (kernel, dilation)]
+        for asked, size, k, d in zip(self.sizes, x.shape[-dims:], kernel, dilation, strict=False):
+            self.factor = max(self.factor, (d * (k - 1) + 1) / max(1, min(asked, size)))
 
 
-def structural_difference(outputs: tuple[Tensor, Tensor], shape: Shape) -> str | None:
+def other_shape(modules: Sides, shape: Shape, mode: Mode, seed: int, factor: float) -> dict[Shape, Outputs]:
+    """A shape of the other parity and another batch that both modules take, with their outputs.
+
+    Modules that take one size or one batch only get another batch or another size alone. Sizes grow
+    by `factor`, so that no window hides in the padding.
+    """
+    batch, *rest = shape
+    channels, sizes = tuple(rest[:1]), tuple(rest[1:])
+    others = tuple(_other_size(n, factor) for n in sizes)
+    few = 1 if batch > 1 else 2
+    candidates = [(few, others), (batch + 1, others), (few, sizes), (batch + 1, sizes), (batch, others)]
+    for n, size in candidates:
+        other = (n, *channels, *size)
+        try:
+            return {other: both_forward(modules, other, mode, seed)}
+        except RejectedInput:
+            continue
+    return {}
+
+
+def _other_size(n: int, factor: float) -> int:
+    if factor <= 1:
+        return n - 1 if n > 3 else n + 1
+    enough = math.ceil(n * factor)
+    return enough if (enough - n) % 2 else enough + 1
+
+
+def check_data(modules: Sides) -> None:
+    """Refuse modules whose tensors hold no data.
+
+    Raises:
+        RejectedInput: naming the side and the tensor.
+    """
+    for side, module in zip(SIDES, modules, strict=True):
+        for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+            if tensor.is_meta or isinstance(tensor, UninitializedTensorMixin):
+                raise RejectedInput(f"{side} has no data in {name}: materialise or initialise it before the check")
+
+
+def explain_backward(modules: Sides, x: Tensor, mode: Mode, seed: int) -> None:
+    """Run both modules forward and backward, to name the one that fails.
+
+    Raises:
+        RejectedInput: naming the side, the submodule and what it said.
+    """
+    for side, module in zip(SIDES, modules, strict=True):
+        entered: list[str] = []
+        handles = [
+            part.register_full_backward_pre_hook(lambda _m, _g, path=path: entered.append(path))
+            for path, part in module.named_modules()
+        ]
+        try:
+            compare(module, module, x, mode=mode, gradients=True, seed=seed)
+        except Exception as error:
+            place = f" in {entered[-1]}" if entered and entered[-1] else ""
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise RejectedInput(f"{side} fails going backward{place}: {said}") from error
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def structural_difference(outputs: Outputs, shape: Shape) -> str | None:
     """Another output shape or dtype, in words."""
     left, right = outputs
     if left.shape != right.shape:
@@ -85,12 +173,19 @@ def structural_difference(outputs: tuple[Tensor, Tensor], shape: Shape) -> str |
     return None
 
 
-def obstacle(modules: Sides, outputs: tuple[Tensor, Tensor], shape: Shape, mode: Mode, seed: int) -> str | None:
+def post_hooks(tensor: Tensor) -> bool:
+    """Whether something happens after a gradient is accumulated."""
+    return bool(getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+def obstacle(modules: Sides, outputs: Outputs, shape: Shape, mode: Mode, seed: int) -> str | None:
     """Why no evidence could mean anything, in words."""
     for side, module in zip(SIDES, modules, strict=True):
-        for name, tensor in tensors_of(module).items():
+        for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 return f"{name} of {side} has NaN or infinity"
+            if mode == "train" and (getattr(tensor, "_backward_hooks", None) or post_hooks(tensor)):
+                return f"{name} of {side} has a hook that can change its gradient"
     x = float_input(modules, shape, seed)
     for side, module, output in zip(SIDES, modules, outputs, strict=True):
         again = forward(module, side, x, mode, seed + 1)

@@ -135,14 +135,11 @@ def default_shapes(left: nn.Module, right: nn.Module) -> tuple[Shape, ...]:
     Raises:
         ValueError: if the modules are not two forms, whose spec would tell.
     """
-    for module in (left, right):
-        if isinstance(module, Block):
-            spec = module.spec
-            size = spec.dilation * (spec.kernel_size - 1) + 3
-            return (
-                spec.input_shape(batch=2, size=size),
-                spec.input_shape(batch=1, size=size + 1 if spec.stride > 1 else size - 1),
-            )
+    specs = [module.spec for module in (left, right) if isinstance(module, Block)]
+    if specs:
+        size = max(spec.dilation * (spec.kernel_size - 1) for spec in specs) + 3
+        other = size + 1 if any(spec.stride > 1 for spec in specs) else size - 1
+        return specs[0].input_shape(batch=2, size=size), specs[0].input_shape(batch=1, size=other)
     raise ValueError("input_shape is needed: neither module is a form, whose spec would tell it")
 
 
@@ -339,11 +336,14 @@ def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
         names = [name for name, _ in module.named_parameters()]
         leaves = {name: tensors[name].detach().requires_grad_() for name in names}
         module.eval()
-        output = functional_call(module, {**tensors, **leaves}, (field.variables(shape, "idle"),), tie_weights=False)
+        output = functional_call(module, {**tensors, **leaves}, (field.variables(shape, "idle"),))
+        if not output.requires_grad:
+            return []
         cotangent = field.variables(output.shape, "cotangent", output.dtype)
         found = torch.autograd.grad(output, list(leaves.values()), cotangent, allow_unused=True)
     return [
         name
         for name, gradient in zip(names, found, strict=True)
-        if gradient is None or (isinstance(gradient, FieldTensor) and not gradient.parts.any())
+        # None means that the module does not use it, whatever other parameters are.
+        if isinstance(gradient, FieldTensor) and not gradient.parts.any()
     ]

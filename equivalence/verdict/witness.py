@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.arithmetic.floating import cotangent_of
 from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
-from equivalence.verdict.experiments import OUTPUTS, Probe, run
+from equivalence.verdict.experiments import AFTER_TRAINING, OUTPUTS, SECOND_CALL, Probe, run
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
@@ -135,8 +137,9 @@ def find_witness(
             x = witness_input(pattern.name, shape, dtype, seed)
             if not x.isfinite().all():
                 continue
-            sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
-            for name, index, values, bound in _apart(*sides, gradients=not pattern.zeros):
+            with Kinks() as kinks:
+                sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
+            for name, index, values, bound in _apart(*sides, gradients=not (pattern.zeros or kinks.met)):
                 if experiments is None or name in experiments:
                     return Witness(name, shape, pattern.name, index, *values, bound)
     return None
@@ -158,7 +161,34 @@ def bounded(
     module = original(module)
     with as_found(module):
         tensors = rounding.embed_all(tensors_of(module))
-        return run(module, tensors, probe, mode, gradients=gradients)
+        try:
+            return run(module, tensors, probe, mode, gradients=gradients)
+        except UnsupportedOperation:
+            raise
+        except Exception as error:
+            said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise UnsupportedOperation(f"running {type(module).__name__}", said) from error
+
+
+class Kinks(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
+    """While active, `met` says whether something piecewise was asked for exactly where its pieces meet."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.met = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__.rstrip("_")
+        if name in _PIECEWISE and args and isinstance(args[0], RoundingTensor):
+            ends = [a for a in args[1:] if a is not None] if name in _COMPARING else [0.0]
+            for end in ends:
+                self.met |= bool((args[0].value == (end.value if isinstance(end, RoundingTensor) else end)).any())
+        return func(*args, **(kwargs or {}))
+
+
+_COMPARING = {"gt", "ge", "lt", "le", "eq", "ne", "maximum", "minimum", "clamp", "clamp_min", "clamp_max", "hardtanh"}
+_PIECEWISE = _COMPARING | {"relu", "leaky_relu", "_prelu_kernel", "abs", "sgn", "sign"}
+_WITHOUT_GRADIENTS = (OUTPUTS, SECOND_CALL, AFTER_TRAINING)
 
 
 def _apart(
@@ -166,7 +196,7 @@ def _apart(
 ) -> Iterator[tuple[str, tuple[int, ...], tuple[float, float], float]]:
     """Elements that are farther apart than their bounds explain, the worst of each experiment."""
     for name in left:
-        if not gradients and name != OUTPUTS:
+        if not gradients and name not in _WITHOUT_GRADIENTS:
             continue
         a, b = left[name], right.get(name)
         if not (isinstance(a, RoundingTensor) and isinstance(b, RoundingTensor)):
