@@ -45,9 +45,9 @@ class OneFunction(RuleBasedStateMachine):
     def pick(self, which):
         return which % len(self.copies)
 
-    @rule(source=st.integers(0, 5), target=st.integers(0, 5))
-    def transfer_weights(self, source, target):
-        transfer(self.copies[self.pick(source)], self.copies[self.pick(target)])
+    @rule(source=st.integers(0, 5), into=st.integers(0, 5))
+    def transfer_weights(self, source, into):
+        transfer(self.copies[self.pick(source)], self.copies[self.pick(into)])
 
     @rule(which=st.integers(0, 5), form=st.sampled_from(FORM_NAMES))
     def convert_a_copy(self, which, form):
