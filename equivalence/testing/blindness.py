@@ -13,6 +13,7 @@ from equivalence.arithmetic.errors import RejectedInput
 from equivalence.blocks.forms import Block
 from equivalence.testing.catalogue import catalogue, planted
 from equivalence.verdict.check import check
+from equivalence.verdict.prove import prove
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,11 @@ def _everything(options: dict[str, Any], module: nn.Module) -> dict[str, Any]:
 
 
 def _passes(left: nn.Module, right: nn.Module, options: dict[str, Any]) -> bool:
+    """Whether the check would pass; what is not proved cannot, and no witness has to be looked for."""
     try:
-        return bool(check(left, right, **options))
+        proof = prove(left, right, **{name: value for name, value in options.items() if name != "experiments"})
+        wanted = options.get("experiments") or proof.experiments
+        agreed = all(agreed for name, agreed in proof.experiments.items() if name in wanted)
+        return proof.holds is not None and agreed and bool(check(left, right, **options))
     except RejectedInput:
         return False  # a module that cannot be run any more is noticed
