@@ -8,13 +8,14 @@ before a command needs it, so that help answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from typer.exceptions import TyperException
@@ -22,13 +23,14 @@ from typer.exceptions import TyperException
 from equivalence.blocks.spec import BlockSpec, Norm, Shortcut, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from equivalence.report.document import Document
 
 
 Mode = Literal["eval", "train"]
 Format = Literal["text", "json", "markdown"]
+Form = Literal["per-branch", "concatenated", "grouped"]
 DType = Literal["float64", "float32", "float16", "bfloat16"]
 
 app = typer.Typer(
@@ -52,6 +54,7 @@ def _equivalence(context: typer.Context) -> None:
       equivalence report --format json --output report.json
       equivalence show                          layers, shapes and parameters of each form
       equivalence show --notebook               the same for the notebook's three structures
+      equivalence search --examples 100         random blocks, modes and dtypes; the worst is shown
 
     Says whether two network blocks are the same function, and how it knows.
 
@@ -87,10 +90,6 @@ def _spec(
 ) -> BlockSpec:
     """The block that the options describe."""
     from_template = BlockSpec.from_template(template, in_channels=in_channels)
-    try:
-        momentum_value = None if momentum == "none" else float(momentum)
-    except ValueError:
-        raise SpecError(f"momentum (={momentum!r}) must be a number or 'none'") from None
     return BlockSpec(
         in_channels=in_channels,
         cardinality=from_template.cardinality if cardinality is None else cardinality,
@@ -102,11 +101,18 @@ def _spec(
         bias=bias,
         norm=norm,
         eps=eps,
-        momentum=momentum_value,
+        momentum=_momentum(momentum),
         activation=activation,
         shortcut=shortcut,  # type: ignore[arg-type]  # None is the default
         spatial_dims=spatial_dims,
     )
+
+
+def _momentum(text: str) -> float | None:
+    try:
+        return None if text == "none" else float(text)
+    except ValueError:
+        raise SpecError(f"momentum (={text!r}) must be a number or 'none'") from None
 
 
 def _takes_spec(command: Callable[..., int]) -> Callable[..., int]:
@@ -120,9 +126,41 @@ def _takes_spec(command: Callable[..., int]) -> Callable[..., int]:
         return command(spec=spec, **values)
 
     parameters = [*options.values(), *(p for name, p in own.items() if name != "spec")]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
-    return with_options
+    return _with_parameters(with_options, parameters)
+
+
+def _takes_fields(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command each field of a spec as an option, and those that were given as `fields`."""
+    own = inspect.signature(command, eval_str=True).parameters
+    options = {
+        name: option.replace(default=None, annotation=_or_none(option.annotation))
+        for name, option in inspect.signature(_spec, eval_str=True).parameters.items()
+        if name != "template"
+    }
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> int:
+        given = {name: values.pop(name) for name in options}
+        fields = {name: value for name, value in given.items() if value is not None}
+        if "momentum" in fields:
+            fields["momentum"] = _momentum(fields["momentum"])
+        return command(fields=fields, **values)
+
+    parameters = [*(p for name, p in own.items() if name != "fields"), *options.values()]
+    return _with_parameters(with_options, parameters)
+
+
+def _or_none(annotation: Any) -> Any:
+    """The type of an option that may be left out."""
+    kind, *described = get_args(annotation)
+    return Annotated[(kind | None, *described)]
+
+
+def _with_parameters(command: Callable[..., int], parameters: list[inspect.Parameter]) -> Callable[..., int]:
+    """The command with a signature that typer makes options of."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
 Size = Annotated[int, typer.Option(help="Height and width of the input.", min=1)]
@@ -190,6 +228,48 @@ def show(
         shown = layers.notebook(batch) if notebook else layers.forms(spec, batch, size)
     _write(shown, output)
     return 0
+
+
+@app.command()
+@_takes_fields
+def search(
+    fields: dict[str, Any],
+    examples: Annotated[int, typer.Option(help="How many cases are drawn.", min=1)] = 100,
+    seed: Seed = 0,
+    mode: Annotated[Mode | None, typer.Option(help="Drawn if left out.")] = None,
+    dtype: Annotated[DType | None, typer.Option(help="Drawn if left out.")] = None,
+    left: Annotated[Form | None, typer.Option(help="Drawn if left out.")] = None,
+    right: Annotated[Form | None, typer.Option(help="Drawn if left out.")] = None,
+    weights_seed: Annotated[int | None, typer.Option(help="Of the weights; drawn if left out.", min=0)] = None,
+    max_channels: Annotated[int, typer.Option(help="Most channels that are drawn.")] = 8,
+    max_cardinality: Annotated[int, typer.Option(help="Most branches that are drawn.")] = 4,
+    max_width: Annotated[int, typer.Option(help="Greatest width that is drawn.")] = 4,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
+) -> int:
+    """Check random blocks in random modes and dtypes; what is given is not drawn."""
+    _writable(output)
+    from equivalence.testing import names, strategies
+
+    specs = strategies.block_specs(
+        max_channels=max_channels, max_cardinality=max_cardinality, max_width=max_width, **fields
+    )
+    cases = strategies.cases(
+        specs,
+        modes=[mode] if mode else names.MODES,
+        dtypes=[dtype] if dtype else names.DTYPES,
+        lefts=[left] if left else names.FORM_NAMES,
+        rights=[right] if right else names.FORM_NAMES,
+        seed=weights_seed,
+    )
+    with _bar("checking", examples) as step:
+        from equivalence.testing.search import search as run
+
+        campaign = run(cases, examples=examples, seed=seed, step=step)
+    document = campaign.document(_replay(), seed)
+    _show(document, format, output, quiet=quiet)
+    return document.verdict.exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -273,6 +353,18 @@ def _progress(what: str) -> Any:
     from rich.console import Console
 
     return Console(stderr=True).status(what)
+
+
+@contextlib.contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[object], None]]:
+    """A progress bar on stderr, on a terminal only; full while a failing case is shrunk."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda _: progress.advance(task)
 
 
 def _replay() -> str:

@@ -12,9 +12,11 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable  # noqa: TC003  # typer reads annotations
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +129,32 @@ def bench_startup() -> None:
         module = [sys.executable, "-m", *command]
         (taken,) = seconds(lambda module=module: subprocess.run(module, capture_output=True, check=False), repeat=3)
         table.add_row(" ".join(command), f"{taken:.2f}")
+    console.print(table)
+
+
+def cpu_seconds(command: list[str], folder: str) -> float:
+    """User and system time of a process, which neighbours on a machine hardly change."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True, cwd=folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def bench_pytest() -> None:
+    """Runs of pytest with the plugin installed and not used, against without it (at most 50 ms more)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "test_nothing.py").write_text("def test_nothing(): pass\n")
+        # Hypothesis' own plugin takes longer than all the rest, and is not what is measured.
+        bare = [sys.executable, "-m", "pytest", "-q", "-p", "no:hypothesispytest"]
+        runs = [bare, [*bare, "-p", "no:equivalence"]]
+        for command in runs:
+            cpu_seconds(command, folder)
+        taken = [[1e3 * cpu_seconds(command, folder) for command in runs] for _ in range(25)]
+    installed, without = (statistics.median(times) for times in zip(*taken, strict=True))
+    more = statistics.median(a - b for a, b in taken)
+    table = Table("pytest", "CPU (ms)", "more than without (ms)")
+    table.add_row("with the plugin", f"{installed:.0f}", f"{more:.0f}")
+    table.add_row("-p no:equivalence", f"{without:.0f}", "")
     console.print(table)
 
 

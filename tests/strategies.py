@@ -1,48 +1,14 @@
-"""What tests draw: specs from Hypothesis; tensors from a generator that Hypothesis gives a seed."""
+"""What tests make of a drawn spec and seed; both come from `equivalence.testing.strategies`."""
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from equivalence import BlockSpec, Concatenated, Grouped, PerBranch
-from equivalence.blocks.spec import ACTIVATIONS, NORMS
+from equivalence.testing.strategies import block_specs, seeds
+
+__all__ = ["FORMS", "block_specs", "blocks", "inputs", "normal", "randomised", "same_bits", "seeds", "state"]
 
 FORMS = (PerBranch, Concatenated, Grouped)
-
-
-def seeds():
-    """Seeds of generators; the simplest is 0."""
-    return st.integers(0, 2**32 - 1)
-
-
-@st.composite
-def block_specs(draw, **fixed):
-    """Small valid specs, shrinking to one branch of one channel; fields can be fixed by name."""
-
-    def field(name, strategy):
-        return fixed[name] if name in fixed else draw(strategy, label=name)
-
-    in_channels = field("in_channels", st.integers(1, 8))
-    out_channels = field("out_channels", st.just(in_channels) | st.integers(1, 8))
-    stride = field("stride", st.integers(1, 3))
-    same_shape = in_channels == out_channels and stride == 1
-    shortcuts = ["identity"] * same_shape + ["none", "projection"]
-    return BlockSpec(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        stride=stride,
-        cardinality=field("cardinality", st.integers(1, 4)),
-        width=field("width", st.integers(1, 4)),
-        kernel_size=field("kernel_size", st.sampled_from([1, 3, 5])),
-        dilation=field("dilation", st.integers(1, 2)),
-        bias=field("bias", st.tuples(*[st.booleans()] * 3)),
-        norm=field("norm", st.sampled_from(NORMS)),
-        eps=field("eps", st.sampled_from([1e-5, 1e-3, 0.1])),
-        momentum=field("momentum", st.sampled_from([0.1, 0.0, 0.7, 1.0, None])),
-        activation=field("activation", st.sampled_from(ACTIVATIONS)),
-        shortcut=field("shortcut", st.sampled_from(shortcuts)),
-        spatial_dims=field("spatial_dims", st.integers(1, 3)),
-    )
 
 
 def normal(shape, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -32,6 +32,7 @@ class Document:
         spec: the block, where there is one.
         results: one `Report` for each pair.
         notes: lines to show between the results and the verdict.
+        considered: what the verdict is of, where that is more than the results shown.
     """
 
     command: str
@@ -39,6 +40,7 @@ class Document:
     spec: BlockSpec | None
     results: tuple[Report, ...]
     notes: tuple[str, ...] = ()
+    considered: str = ""
 
     @property
     def verdict(self) -> Verdict:

@@ -65,10 +65,10 @@ def parts(document: Document) -> list[RenderableType]:
 
 
 def sections(document: Document) -> Iterator[tuple[str, list[Report]]]:
-    """Results of one kind of weights together, under their title."""
-    for weights, group in itertools.groupby(document.results, key=lambda result: result.weights):
-        results = list(group)
-        yield f"Weights {weights}, {results[0].mode}, {results[0].dtype}", results
+    """Results of one kind of weights, mode and dtype together, under their title."""
+    alike = itertools.groupby(document.results, key=lambda r: (r.weights, r.mode, r.dtype))
+    for (weights, mode, dtype), group in alike:
+        yield f"Weights {weights}, {mode}, {dtype}", list(group)
 
 
 def pair(report: Report) -> RenderableType:
@@ -150,6 +150,8 @@ def _said(verdict: Verdict, reason: str) -> Text:
 
 def considered(document: Document) -> str:
     """What the document's verdict is of."""
+    if document.considered:
+        return document.considered
     meant = [r for r in document.results if r.weights != "independent"]
     agreed = sum(bool(r) for r in meant)
     return f"{agreed} of {len(meant)} pairs equivalent"

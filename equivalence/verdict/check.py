@@ -24,6 +24,7 @@ from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
+from equivalence.verdict.names import chosen
 from equivalence.verdict.preflight import (
     Reach,
     both_forward,
@@ -46,6 +47,8 @@ from equivalence.verdict.verdict import Evidence, Report, Verdict
 from equivalence.verdict.witness import bounded, find_witness
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
 
     from equivalence.arithmetic.difference import Quantity
@@ -61,6 +64,7 @@ def check(
     input_shape: Shape | None = None,
     mode: Mode = "eval",
     weights: Weights = "given",
+    experiments: Collection[str] | None = None,
     seed: int = 0,
     memory: Memory | None = None,
 ) -> Report:
@@ -82,6 +86,7 @@ def check(
             of a block need none.
         mode: "eval", or "train" for batch statistics, running statistics and a step of SGD.
         weights: "given", or "all" to prove two forms of one spec for every weight.
+        experiments: what is compared, such as `("outputs",)`; all that the mode can show by default.
         seed: of everything that is drawn.
         memory: shared by checks of the same modules, lets each be run once; their weights must not
             change in between.
@@ -92,11 +97,13 @@ def check(
     Raises:
         TypeError: if one of them is no module.
         RejectedInput: if a module fails on the input or returns no tensor; names side and place.
+        ValueError: if an experiment is unknown in the mode.
     """
     for side, module in (("left", left), ("right", right)):
         if not isinstance(module, nn.Module):
             raise TypeError(f"{side} is a {type(module).__name__}, but must be a torch.nn.Module")
-    ladder = _Ladder(left, right, input_shape, mode, weights, seed, memory or Memory())
+    wanted = chosen(experiments, mode)
+    ladder = _Ladder(left, right, input_shape, mode, weights, seed, wanted, memory or Memory())
     verdict, reason = ladder.climb()
     return Report(
         left=_name(left),
@@ -118,6 +125,7 @@ def assert_equivalent(
     input_shape: Shape | None = None,
     mode: Mode = "eval",
     weights: Weights = "given",
+    experiments: Collection[str] | None = None,
     seed: int = 0,
 ) -> None:
     """Raise unless `check` says EQUIVALENT; the first line of the error is the whole verdict.
@@ -128,12 +136,20 @@ def assert_equivalent(
     AssertionError: ReLU / ReLU6: DIFFERENT...
 
     Args:
-        left, right, input_shape, mode, weights, seed: as for `check`.
+        left, right, input_shape, mode, weights, experiments, seed: as for `check`.
 
     Raises:
         AssertionError: with the verdict in its first line and the full report below.
     """
-    report = check(left, right, input_shape=input_shape, mode=mode, weights=weights, seed=seed)
+    report = check(
+        left,
+        right,
+        input_shape=input_shape,
+        mode=mode,
+        weights=weights,
+        experiments=experiments,
+        seed=seed,
+    )
     if not report:
         raise AssertionError(f"{report.headline}\n{report}")
 
@@ -149,11 +165,13 @@ class _Ladder:
         mode: Mode,
         weights: Weights,
         seed: int,
+        experiments: tuple[str, ...] | None,
         memory: Memory,
     ) -> None:
         self.memory = memory
         self.modules = (left, right)
         self.mode, self.weights, self.seed = mode, weights, seed
+        self.experiments = experiments
         asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
         check_data(self.modules)
         with Reach(asked[0][2:]) as reach:
@@ -170,7 +188,18 @@ class _Ladder:
             raise
 
     def climb(self) -> tuple[Verdict, str]:
-        """The verdict and its reason; evidence is kept on the way."""
+        """The verdict and its reason, which says so if not everything was compared."""
+        verdict, reason = self.judged()
+        if self.experiments is not None:
+            reason = f"{reason}; compared: {', '.join(self.experiments)}"
+        return verdict, reason
+
+    def wanted(self, experiment: str) -> bool:
+        """Whether it is one of those that are compared."""
+        return self.experiments is None or experiment in self.experiments
+
+    def judged(self) -> tuple[Verdict, str]:
+        """What follows from the evidence, which is kept on the way."""
         for outputs, shape in zip(self.outputs, self.shapes, strict=True):
             if difference := structural_difference(outputs, shape):
                 return Verdict.DIFFERENT, difference
@@ -195,6 +224,11 @@ class _Ladder:
     def proof(self) -> Proof:
         """The field's evidence, one for each experiment."""
         proof = prove_shapes(*self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed)
+        kept = {name: agreed for name, agreed in proof.experiments.items() if self.wanted(name)}
+        if not kept and proof.holds is not None:
+            proof = dataclasses.replace(proof, holds=None, reason="neither module has what is compared")
+        elif proof.holds is not None:
+            proof = dataclasses.replace(proof, holds=all(kept.values()), experiments=kept)
         probability = 2.0**proof.log2_bound
         if proof.holds is None:
             self.evidence.append(Evidence("field", OUTPUTS, None, str(proof)))
@@ -207,7 +241,7 @@ class _Ladder:
     def witness(self, proof: Proof) -> tuple[Verdict, str]:
         """What follows when there is no proof: a witness, or nothing."""
         try:
-            found = find_witness(*self.modules, self.shapes, self.mode, self.seed)
+            found = find_witness(*self.modules, self.shapes, self.mode, self.seed, self.experiments)
         except UnsupportedOperation as error:
             self.evidence.append(Evidence("rounding", OUTPUTS, None, str(error)))
             return Verdict.UNDECIDED, f"{proof}, and no bound on rounding: {error}"
@@ -243,13 +277,13 @@ class _Ladder:
         except NotApplicable as error:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
             return None
-        differing = found.differing()
+        differing = [name for name in found.differing() if self.wanted(name)]
         if differing and not self.corresponding(found):
             statement = "not applicable: the weights are related otherwise than by copying"
             self.evidence.append(Evidence("lattice", OUTPUTS, None, statement))
             return None
         contradiction = None
-        for name in paired(*found.results):
+        for name in filter(self.wanted, paired(*found.results)):
             if name in differing:
                 side = side_that_is_off(*self.modules, found, name)
                 if name == INPUT_GRADIENT and side.startswith("neither"):
@@ -279,6 +313,8 @@ class _Ladder:
 
     def rounding(self) -> str | None:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""
+        if not self.wanted(OUTPUTS):
+            return None
         dtype = base_dtype(*self.modules)
         try:
             bounds = [self.bounded_outputs(module, Rounding(dtype)) for module in self.modules]
@@ -292,7 +328,7 @@ class _Ladder:
         share, at = _share(*self.outputs[0], allowed)
         self.quantities = tuple(_with_bound(q, allowed) for q in self.quantities)
         statement = f"greatest difference in floats is {share:.2g} of what rounding allows"
-        self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement))
+        self.evidence.append(Evidence("rounding", OUTPUTS, share <= 1, statement, bound_fraction=share))
         return None if share <= 1 else f"outputs{at}: {statement}, so a kernel is wrong"
 
     def bounded_outputs(self, module: nn.Module, rounding: Rounding) -> Tensor:

@@ -20,6 +20,11 @@ from torch.func import functional_call
 from equivalence.arithmetic.errors import RejectedInput
 from equivalence.blocks.forms import Block
 from equivalence.verdict.modules import shares_tensors
+from equivalence.verdict.names import AFTER_SGD as AFTER_SGD
+from equivalence.verdict.names import AFTER_TRAINING as AFTER_TRAINING
+from equivalence.verdict.names import INPUT_GRADIENT as INPUT_GRADIENT
+from equivalence.verdict.names import OUTPUTS as OUTPUTS
+from equivalence.verdict.names import SECOND_CALL as SECOND_CALL
 from equivalence.weights.correspondence import ROWS
 
 if TYPE_CHECKING:
@@ -29,12 +34,6 @@ if TYPE_CHECKING:
 
 # A power of two, so that the step is exact in every arithmetic.
 LEARNING_RATE = 0.125
-
-OUTPUTS = "outputs"
-INPUT_GRADIENT = "input gradient"
-SECOND_CALL = "outputs of a second call"
-AFTER_TRAINING = "outputs after a training step"
-AFTER_SGD = "outputs after an SGD step"
 
 
 @dataclasses.dataclass(frozen=True)

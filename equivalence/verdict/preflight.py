@@ -24,7 +24,7 @@ from equivalence.arithmetic.preserve import as_found, seed_everything
 from equivalence.verdict.modules import base_dtype, device_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from equivalence.arithmetic.floating import Mode
     from equivalence.verdict.modules import Shape
@@ -144,6 +144,11 @@ def check_data(modules: Sides) -> None:
                 raise RejectedInput(f"{side} has no data in {name}: materialise or initialise it before the check")
 
 
+def _noting(entered: list[str], path: str) -> Callable[..., None]:
+    """A hook that notes which submodule is gone through."""
+    return lambda *_: entered.append(path)
+
+
 def explain_backward(modules: Sides, x: Tensor, mode: Mode, seed: int) -> None:
     """Run both modules forward and backward, to name the one that fails.
 
@@ -153,8 +158,7 @@ def explain_backward(modules: Sides, x: Tensor, mode: Mode, seed: int) -> None:
     for side, module in zip(SIDES, modules, strict=True):
         entered: list[str] = []
         handles = [
-            part.register_full_backward_pre_hook(lambda _m, _g, path=path: entered.append(path))
-            for path, part in module.named_modules()
+            part.register_full_backward_pre_hook(_noting(entered, path)) for path, part in module.named_modules()
         ]
         try:
             compare(module, module, x, mode=mode, gradients=True, seed=seed)

@@ -47,6 +47,8 @@ class Evidence:
         holds: whether they agreed; None where the arithmetic does not apply.
         statement: what that means, with its figure.
         error_probability: exponent N of "wrong with a probability below 2^-N", where it has one.
+        bound_fraction: greatest part of what rounding allows that a difference took up, where a
+            bound is known; above 1 no rounding explains it.
     """
 
     arithmetic: str
@@ -54,6 +56,7 @@ class Evidence:
     holds: bool | None
     statement: str
     error_probability: float | None = None
+    bound_fraction: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -88,6 +91,12 @@ class Report:
     def max_abs_diff(self) -> float:
         """Greatest difference of any output element in the modules' own floats, absolute."""
         return next(q.max_abs_diff for q in self.quantities if q.name == "output")
+
+    @property
+    def bound_fraction(self) -> float | None:
+        """Greatest part of what rounding allows that a difference took up, where it is known."""
+        known = (e.bound_fraction for e in self.evidence if e.bound_fraction is not None)
+        return max(known, default=None)
 
     @property
     def headline(self) -> str:

@@ -24,7 +24,7 @@ from equivalence.verdict.experiments import AFTER_TRAINING, OUTPUTS, SECOND_CALL
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import Tensor, nn
 
@@ -111,7 +111,14 @@ def witness_input(pattern: str, shape: Shape, dtype: torch.dtype, seed: int) -> 
     return made.make(torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype).double()
 
 
-def find_witness(left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mode: Mode, seed: int) -> Witness | None:
+def find_witness(
+    left: nn.Module,
+    right: nn.Module,
+    shapes: Sequence[Shape],
+    mode: Mode,
+    seed: int,
+    experiments: Collection[str] | None = None,
+) -> Witness | None:
     """The first witness among inputs of many scales, signs and structures, or None.
 
     Args:
@@ -119,6 +126,7 @@ def find_witness(left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mod
         shapes: of the inputs that are tried, `(N, C, H, W)`.
         mode: "eval" or "train".
         seed: of the inputs.
+        experiments: those that are compared; all by default.
 
     Raises:
         UnsupportedOperation: if an operation has no rule that bounds its error.
@@ -132,7 +140,8 @@ def find_witness(left: nn.Module, right: nn.Module, shapes: Sequence[Shape], mod
             with Kinks() as kinks:
                 sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
             for name, index, values, bound in _apart(*sides, gradients=not (pattern.zeros or kinks.met)):
-                return Witness(name, shape, pattern.name, index, *values, bound)
+                if experiments is None or name in experiments:
+                    return Witness(name, shape, pattern.name, index, *values, bound)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -262,6 +263,12 @@ def _integer_weights():
     return nn.Sequential(nn.Identity(), module)
 
 
+def _scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return nn.Sequential(torch.jit.script(conv()))
+
+
 BAD = {
     "a rejected shape": (lambda: nn.Sequential(conv(), nn.Linear(7, 7)), "in 1"),
     "outputs that are no tensor": (Pair, "tuple"),
@@ -270,7 +277,7 @@ BAD = {
     "no data": (lambda: conv(device="meta"), "weight"),
     "lazy": (lambda: nn.LazyConv2d(2, 3), "weight"),
     "integer weights": (_integer_weights, "in 1"),
-    "scripted": (lambda: nn.Sequential(torch.jit.script(conv())), "in 0"),
+    "scripted": (_scripted, "in 0"),
 }
 
 

@@ -142,7 +142,7 @@ def test_weights_related_by_more_than_copying_are_no_contradiction():
     [
         lambda y: (y + -1000) + 1000,
         lambda y: (y * -300 + 0 * y) * -1 - y * 299,
-        lambda y: torch.add(y, torch.add(y, y, alpha=-500), alpha=-1) - 500 * y,
+        lambda y: torch.add(2 * y, torch.add(y, y, alpha=-500), alpha=-1) - 500 * y,
     ],
 )
 def test_numbers_with_a_sign_count_by_their_size(body):
