@@ -27,7 +27,8 @@ def _find(cls: type[StackedTensor], func: OpOverload) -> Rule:
     if func in structure.rules:
         return structure.rules[func]
     name = func._schema.name.removeprefix("aten::")
-    if func.is_view:
+    composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    if func.is_view and not composite:  # a composite may copy instead, as `to` does
         return lambda *args, **kwargs: structure.viewed(func, *args, **kwargs)
     if name in structure.MOVES and func._overloadname != "out":
         return lambda *args, **kwargs: structure.moved(func, args, kwargs)
@@ -41,7 +42,7 @@ def _find(cls: type[StackedTensor], func: OpOverload) -> Rule:
         return _in_place(inner)
     if func in decomposition_table:
         return decomposition_table[func]
-    if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
+    if composite:
         return func.decompose
     return _refuse(func, "it has no exact rule")
 

@@ -73,7 +73,7 @@ def run(
     module.train(mode == "train")
     if not gradients:
         with torch.no_grad():
-            return {OUTPUTS: _call(module, tensors, probe.x.clone())}
+            return {OUTPUTS: _call(module, dict(tensors), probe.x.clone())}
     wanted = [n for n, p in module.named_parameters() if p.requires_grad and mode == "train"]
     state = {**tensors, **{n: tensors[n].detach().requires_grad_() for n in wanted}}
     leaf = probe.x.detach().requires_grad_()
@@ -91,14 +91,14 @@ def run(
 
 
 def _after_steps(
-    module: nn.Module, state: Mapping[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
+    module: nn.Module, state: dict[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
 ) -> dict[str, Tensor]:
     """Evaluation after the training step that the buffers saw, and after a step of SGD too."""
     module.eval()
     with torch.no_grad():
         stepped = {name: state[name] - LEARNING_RATE * g for name, g in gradient_of.items()}
         results = {
-            AFTER_TRAINING: _call(module, state, probe.later.clone()),
+            AFTER_TRAINING: _call(module, {**state}, probe.later.clone()),
             AFTER_SGD: _call(module, {**state, **stepped}, probe.later.clone()),
         }
         if isinstance(module, Block):
@@ -115,8 +115,14 @@ def _one_by_one(module: Block, tensors: Mapping[str, Tensor], label: str) -> dic
     return {
         label.format(row.name): row.gather(module.form, [tensors[n] for n in names], cardinality)
         for row in ROWS
-        if (names := row.places[module.form].names(cardinality))[0] in tensors
+        if tensors.keys() >= set(names := row.places[module.form].names(cardinality))
+        and (row.axes or _agree([tensors[name] for name in names]))
     }
+
+
+def _agree(copies: list[Tensor]) -> bool:
+    """Whether copies of one counter are equal; branches that count apart have no counter in common."""
+    return all(torch.equal(copies[0], other) for other in copies)
 
 
 def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[Tensor | None]:
@@ -126,8 +132,9 @@ def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[T
     return torch.autograd.grad(output, leaves, cotangent, allow_unused=True)
 
 
-def _call(module: nn.Module, tensors: Mapping[str, Any], x: Tensor) -> Tensor:
-    output = functional_call(module, dict(tensors), (x,))
+def _call(module: nn.Module, tensors: dict[str, Any], x: Tensor) -> Tensor:
+    """The output; a buffer that the module replaces instead of writing to is replaced in `tensors` too."""
+    output = functional_call(module, tensors, (x,))
     if not isinstance(output, Tensor):
         raise RejectedInput(f"returned a {type(output).__name__}, but must return one tensor")
     return output
