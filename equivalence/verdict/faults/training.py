@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from equivalence.verdict.faults.edits import after_in_branch, need, norms, units
 from equivalence.verdict.faults.fault import Fault
 
@@ -29,8 +27,8 @@ def _biased(norm: Any, received: tuple[Tensor, ...], _: Tensor) -> None:
     weight = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     count = x.numel() // x.shape[1]
     biased = x.var(axes, unbiased=False)
-    with torch.no_grad():
-        norm.running_var.sub_(biased * (weight / (count - 1)))
+    # Replaced, not written to: the backward pass still needs it.
+    norm.running_var = norm.running_var - biased * (weight / (count - 1))
 
 
 def _biased_variance(block: Block, _: Spot) -> None:
