@@ -56,6 +56,7 @@ def edit(block: Block, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Non
         names = row.places[block.form].names(cardinality)
         before = row.gather(block.form, [own[name] for name in names], cardinality)
         after = changes[row.name](before.clone())
+        need(after.shape == before.shape, f"{row.name} would get another shape")
         changed |= not torch.equal(before, after)
         for name, value in zip(names, row.scatter(block.form, after, cardinality), strict=True):
             own[name].copy_(value)
