@@ -21,6 +21,7 @@ from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import OUTPUTS
+from equivalence.verdict.locate.find import locate
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.preflight import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
     from equivalence.arithmetic.difference import Quantity
     from equivalence.arithmetic.floating import Mode
+    from equivalence.verdict.locate.place import Place
     from equivalence.verdict.modules import Shape
     from equivalence.verdict.prove import Weights
 
@@ -101,6 +103,7 @@ def check(
         evidence=tuple(ladder.evidence),
         verdict=verdict,
         reason=reason,
+        place=ladder.place,
     )
 
 
@@ -151,6 +154,7 @@ class _Ladder:
         if input_shape is not None:
             self.shapes += other_shape(self.modules, asked[0], mode, seed)
         self.evidence: list[Evidence] = []
+        self.place: Place | None = None
         self.x = float_input(self.modules, asked[0], seed)
         self.quantities = compare(
             left, right, self.x, mode=mode, gradients=True, seed=seed
@@ -165,7 +169,9 @@ class _Ladder:
             return Verdict.UNDECIDED, reason
         proof = self.proof()
         if not proof:
-            return self.witness(proof)
+            verdict, reason = self.witness(proof)
+            self.place = self.located()
+            return verdict, reason
         if self.weights == "all":
             return Verdict.EQUIVALENT, str(proof)
         if silent := self.silent():
@@ -202,6 +208,13 @@ class _Ladder:
             return Verdict.UNDECIDED, f"{proof}, and {statement}"
         self.evidence.append(Evidence("rounding", found.experiment, False, str(found)))
         return Verdict.DIFFERENT, str(found)
+
+    def located(self) -> Place | None:
+        """Where they part, as far as rounding can be bounded."""
+        try:
+            return locate(*self.modules, input_shape=self.shapes[0], mode=self.mode, seed=self.seed)
+        except UnsupportedOperation:
+            return None
 
     def silent(self) -> str | None:
         """Why agreement would say little: parameters that have no influence."""

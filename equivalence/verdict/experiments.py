@@ -35,6 +35,9 @@ AFTER_TRAINING = "outputs after a training step"
 AFTER_SGD = "outputs after an SGD step"
 
 
+EXPERIMENTS = (OUTPUTS, INPUT_GRADIENT, AFTER_TRAINING, AFTER_SGD)
+
+
 @dataclasses.dataclass(frozen=True)
 class Probe:
     """What both modules are given.
@@ -109,6 +112,31 @@ def _after_steps(
     return results
 
 
+def correspond(left: nn.Module, right: nn.Module) -> bool:
+    """Whether both are forms of one spec that hold the same numbers under the correspondence.
+
+    Only then does a difference in one named tensor after a training step tell them apart: branches in another order
+    hold other numbers under every name and are the same function.
+    """
+    if not (isinstance(left, Block) and isinstance(right, Block) and left.spec == right.spec):
+        return False
+    ours, theirs = (_one_by_one(side, _tensors(side), "{}") for side in (left, right))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def comparable(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], *, by_name: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both sides' results that may decide a verdict: experiments, and single tensors only where names mean the same."""
+    ours, theirs = ({n: t for n, t in side.items() if by_name or n in EXPERIMENTS} for side in (left, right))
+    return ours, theirs
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return parameters | dict(module.named_buffers())
+
+
 def _one_by_one(module: Block, tensors: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
     """A form's tensors in the correspondence's arrangement, so that forms can be compared."""
     cardinality = module.spec.cardinality
@@ -116,6 +144,7 @@ def _one_by_one(module: Block, tensors: Mapping[str, Tensor], label: str) -> dic
         label.format(row.name): row.gather(module.form, [tensors[n] for n in names], cardinality)
         for row in ROWS
         if tensors.keys() >= set(names := row.places[module.form].names(cardinality))
+        and len({tensors[name].shape for name in names}) == 1
         and (row.axes or _agree([tensors[name] for name in names]))
     }
 

@@ -19,7 +19,7 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import Probe, run
+from equivalence.verdict.experiments import Probe, comparable, correspond, run
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
 from equivalence.weights.correspondence import ROWS
 
@@ -183,12 +183,14 @@ def _attempt(
     experiments: dict[str, bool] = {}
     results: list[FieldTensor] = []
     reason = None
+    by_name = weights == "all" or correspond(*modules)
     try:
         for shape in shapes:
-            sides = [
+            found = [
                 evaluate(field, module, side, shape, mode, weights, gradients=gradients)
                 for side, module in zip(("left", "right"), modules, strict=True)
             ]
+            sides = comparable(*found, by_name=by_name)
             for name in {**sides[0], **sides[1]}:
                 agreed = name in sides[0] and name in sides[1] and _equal(*(s[name] for s in sides))
                 experiments[name] = experiments.get(name, True) and agreed

@@ -17,7 +17,7 @@ import torch
 from equivalence.arithmetic.floating import cotangent_of
 from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
-from equivalence.verdict.experiments import OUTPUTS, Probe, run
+from equivalence.verdict.experiments import OUTPUTS, Probe, comparable, correspond, run
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
@@ -123,15 +123,17 @@ def find_witness(
         UnsupportedOperation: if an operation has no rule that bounds its error.
     """
     dtype = base_dtype(left, right)
+    by_name = correspond(left, right)
     for pattern in _PATTERNS:
         for shape in shapes:
             x = witness_input(pattern.name, shape, dtype, seed)
             if not x.isfinite().all():
                 continue
-            sides = [
+            found = [
                 bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed)
                 for m in (left, right)
             ]
+            sides = comparable(*found, by_name=by_name)
             for name, index, values, bound in _apart(*sides, gradients=not pattern.zeros):
                 return Witness(name, shape, pattern.name, index, *values, bound)
     return None
@@ -166,6 +168,8 @@ def _apart(
         a, b = left[name], right.get(name)
         if not (isinstance(a, RoundingTensor) and isinstance(b, RoundingTensor)):
             continue
+        if a.shape != b.shape:
+            continue  # tensors of one name in blocks of another width
         bound = a.bound + b.bound
         excess = (a.value - b.value).abs() - bound
         excess = excess.nan_to_num(-1, -1, -1)

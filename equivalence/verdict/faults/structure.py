@@ -40,7 +40,8 @@ class _ExpandByBranch(nn.Module):
         """`(N, C·d, H, W)` → `(N, C_out, H, W)`."""
         parts = zip(x.chunk(len(self.norms), 1), self.weight.chunk(len(self.norms), 1), self.norms, strict=True)
         convolution = {3: torch.conv1d, 4: torch.conv2d, 5: torch.conv3d}[x.dim()]
-        return torch.stack([norm(convolution(y, w, self.bias)) for y, w, norm in parts]).sum(0)
+        summed = torch.stack([norm(convolution(y, w)) for y, w, norm in parts]).sum(0)
+        return summed if self.bias is None else summed + self.bias.view(-1, *[1] * (x.dim() - 2))
 
 
 def _norm_in_branches(block: Block, _: Spot) -> None:

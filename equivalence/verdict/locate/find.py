@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.locate import shrink
 from equivalence.verdict.locate.explain import explanation
 from equivalence.verdict.locate.place import Place
 from equivalence.verdict.locate.scalars import differing_settings, first_scalar
-from equivalence.verdict.locate.seen import parting, seen
+from equivalence.verdict.locate.seen import parting, seen, shows
 from equivalence.verdict.locate.submodules import first_submodule
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.prove import default_shapes
@@ -113,9 +112,7 @@ def _first_input(left: nn.Module, right: nn.Module, shape: Shape, mode: Mode, se
     for pattern, gradients in steps[1:2] if mode == "train" else steps:
         x = witness_input(pattern, shape, dtype, seed)
         sides = [seen(side, x, dtype, mode, seed, gradients=gradients) for side in (left, right)]
-        found = parting(*sides)
-        # A stage inside may be another one in two forms of one function, as long as the outputs agree.
-        if found and (gradients or parting({OUTPUTS: sides[0][OUTPUTS]}, {OUTPUTS: sides[1][OUTPUTS]})):
+        if shows(*sides) and (found := parting(*sides)):
             return _Seen(found, pattern, gradients, x)
     return None
 

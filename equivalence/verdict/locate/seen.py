@@ -103,6 +103,14 @@ def parting(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Parting 
     return None
 
 
+def shows(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """Whether an experiment parts, not only something inside: two forms of one function may differ there."""
+    return any(
+        (name in left) != (name in right) or (name in left and _apart(name, left[name], right[name]) is not None)
+        for name in (OUTPUTS, INPUT_GRADIENT, AFTER_TRAINING, AFTER_SGD)
+    )
+
+
 def stage_of(quantity: str) -> str:
     """The stage that a quantity belongs to, in the words of a `Fault`."""
     if quantity == OUTPUTS:
