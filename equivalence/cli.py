@@ -234,6 +234,24 @@ def faults(
     return sheet.exit_status
 
 
+@app.command()
+def notebook(
+    seed: Seed = 0,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
+) -> int:
+    """Explain why the seed notebook's structures differ, and the least change that makes them agree."""
+    _writable(output)
+    with _progress("judging the notebook's structures"):
+        from equivalence.report.notebook import notebook_sheet
+        from equivalence.verdict.notebook import explain
+
+        sheet = notebook_sheet(explain(seed), _replay(), seed)
+    _show_sheet(sheet, format, output, quiet=quiet)
+    return sheet.exit_status
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 

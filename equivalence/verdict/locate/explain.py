@@ -49,9 +49,9 @@ def explanation(
     """
     proofs = 0
     scalar = first_scalar(left, right)
-    most = differing_branches(left, right) or list(branches) or _branches_of_gradients(left, right, x, mode)
+    most = differing_branches(left, right) or list(branches)
     others = [b for b in range(left.spec.cardinality) if b not in most]
-    orders = [[*most, *others], [*others, *most]] if others else [most]  # what is copied everywhere is what agrees
+    orders = [[*most, *others], [*others, *most]] if others and most else [most or others]  # what is copied everywhere is what agrees
     spots = [Spot(tuple(order), scalar.flat if scalar else 0) for order in orders]
     for clean, faulty, side in ((left, right, "right"), (right, left, "left")):
         try:
@@ -109,7 +109,7 @@ def _close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
     )
 
 
-def _branches_of_gradients(left: Block, right: Block, x: Tensor, mode: Mode) -> list[int]:
+def branches_of_gradients(left: Block, right: Block, x: Tensor, mode: Mode) -> list[int]:
     """The branch in which parameters' gradients differ most, in float64: the input's gradient tells none."""
     wide = [copy.deepcopy(side).double() for side in (left, right)]
     if any(not p.requires_grad for side in wide for p in side.parameters()):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.blocks.forms import Block
 from equivalence.verdict.locate import shrink
-from equivalence.verdict.locate.explain import explanation
+from equivalence.verdict.locate.explain import branches_of_gradients, explanation
 from equivalence.verdict.locate.place import Place
 from equivalence.verdict.locate.scalars import differing_settings, first_scalar
 from equivalence.verdict.locate.seen import parting, seen, shows
@@ -91,6 +91,8 @@ def _between_forms(left: Block, right: Block, shape: Shape, mode: Mode, seed: in
             return None
         return Place("unseen", "no input showed it", scalar=scalar, settings=settings)
     branches = at.found.branches or ((scalar.branch,) if scalar and scalar.branch is not None else ())
+    if at.found.stage == "input gradient" and not branches:
+        branches = tuple(branches_of_gradients(left, right, at.x, mode))
     explained = explanation(left, right, branches, at.x, mode, seed)
     place = Place(
         stage=at.found.stage,
