@@ -21,8 +21,8 @@ from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import OUTPUTS
-from equivalence.verdict.locate.find import locate
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.locate.find import locate
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.preflight import (
     both_forward,

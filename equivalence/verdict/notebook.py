@@ -1,7 +1,7 @@
-"""The seed notebook's three structures explained: which of their deviations break the equivalence, and the least repair.
+"""The seed notebook's three structures explained: which deviations break the equivalence, and the least repair.
 
-Guarantee: every verdict is a proof in the field or a witness beyond rounding. One set of independent weights is given to
-every structure, each scalar to its place; a shared branch has a place for the first branch's only. The structures are
+Guarantee: every verdict is a proof in the field or a witness beyond rounding. One set of independent weights is given
+to every structure, each scalar to its place; a shared branch has a place for the first branch's only. The structures are
 the notebook's with fewer channels, so that all 32 combinations take seconds.
 """
 
@@ -185,7 +185,8 @@ def _placed(module: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tenso
         for name, tensor in weights.items():
             if name.startswith(f"{stage}."):
                 part, what = name.removeprefix(f"{stage}.").split(".")
-                state[f"{path}.conv.{('conv', 'norm').index(part)}.{what}"] = arrange(tensor) if tensor.dim() else tensor
+                place = f"{path}.conv.{('conv', 'norm').index(part)}.{what}"
+                state[place] = arrange(tensor) if tensor.dim() else tensor
 
     def last_norm(path: str, copies: int = 1) -> None:
         for name, tensor in weights.items():

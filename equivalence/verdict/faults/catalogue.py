@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from equivalence.verdict.faults import harmless, precision, settings, slices, state, structure, training
-from equivalence.verdict.faults.fault import Fault
+
+if TYPE_CHECKING:
+    from equivalence.verdict.faults.fault import Fault
 
 _ROOMS = (slices, state, settings, structure, precision, training, harmless)
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from equivalence.arithmetic.field import Field, FieldTensor
-from equivalence.arithmetic.floating import Mode
 from equivalence.arithmetic.preserve import as_found, random_state, seed_everything
 from equivalence.blocks.forms import FORMS, Block
 from equivalence.blocks.initialize import as_if_trained
@@ -25,7 +24,7 @@ from equivalence.verdict.faults.fault import DoesNotApply
 from equivalence.verdict.faults.others import others
 from equivalence.verdict.locate.seen import parting, seen, shows
 from equivalence.verdict.preflight import float_input, forward, structural_difference
-from equivalence.verdict.prove import UnfollowedModule, default_shapes, evaluate
+from equivalence.verdict.prove import UnfollowedModule, evaluate
 from equivalence.verdict.witness import witness_input
 from equivalence.weights.transfer import transfer
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equivalence.arithmetic.floating import Mode
     from equivalence.blocks.spec import BlockSpec
     from equivalence.verdict.faults.fault import Fault
     from equivalence.verdict.modules import Shape
@@ -96,7 +96,9 @@ class Bench:
         as_if_trained(first, seed)
         for form in rest:
             transfer(first, form)
-        self.shapes = default_shapes(first, first)
+        # One full kernel in the middle, all borders around it: the smallest input that has both.
+        size = spec.dilation * (spec.kernel_size - 1) + 1 + (spec.stride > 1)
+        self.shape: Shape = spec.input_shape(batch=2, size=size)
         self.field = Field(seed, 9, torch.float32)
         self._seen: dict[tuple[str, str, Mode, bool], dict[str, Tensor]] = {}
         self._proved: dict[str, dict[str, Tensor]] = {}
@@ -115,7 +117,7 @@ class Bench:
         return dataclasses.replace(judged, seconds=seconds, tools=self._tools(planted, partner, fault.mode))
 
     def _killed(self, planted: Block, fault: Fault, blank: Trial) -> Trial:
-        left, shape = self.forms[blank.partner], self.shapes[0]
+        left, shape = self.forms[blank.partner], self.shape
         outputs = [forward(m, s, float_input((m, m), shape, self.seed), fault.mode, self.seed)
                    for m, s in ((left, "left"), (planted, "right"))]  # fmt: skip
         if difference := structural_difference((outputs[0], outputs[1]), shape):
@@ -136,14 +138,14 @@ class Bench:
             right = self._run(planted, pattern, mode, gradients=gradients)
             if shows(left, right) and (found := parting(left, right)):
                 experiment = found.quantity if gradients else OUTPUTS
-                statement = f"{found}; input {pattern} of shape {self.shapes[0]}"
+                statement = f"{found}; input {pattern} of shape {self.shape}"
                 return dataclasses.replace(
                     blank, outcome=outcome, evidence=f"rounding, {experiment}", stage=found.stage, statement=statement
                 )
         return None
 
     def _accepted(self, planted: Block, partner: str, blank: Trial) -> Trial:
-        shape: Shape = self.shapes[0]
+        shape = self.shape
         if partner not in self._proved:
             self._proved[partner] = evaluate(self.field, self.forms[partner], "left", shape, "eval", gradients=False)
         try:
@@ -151,9 +153,9 @@ class Bench:
         except UnfollowedModule as error:
             return dataclasses.replace(blank, outcome="accepted", evidence="", statement=str(error))
         left = self._proved[partner]
-        sides = left[OUTPUTS], right[OUTPUTS]
-        if isinstance(sides[0], FieldTensor) and isinstance(sides[1], FieldTensor) and FieldTensor.equal(*sides):
-            log2 = -int(-self.field.log2_error(*sides) // 1)
+        ours, theirs = left[OUTPUTS], right[OUTPUTS]
+        if isinstance(ours, FieldTensor) and isinstance(theirs, FieldTensor) and FieldTensor.equal(ours, theirs):
+            log2 = int(-(-self.field.log2_error(ours, theirs) // 1))
             statement = f"equal for every input of shape {shape}, wrong with a probability below 2^{log2}"
             return dataclasses.replace(
                 blank, outcome="accepted", evidence=f"field, {OUTPUTS}", stage="nowhere", statement=statement
@@ -170,14 +172,14 @@ class Bench:
         return self._seen[key]
 
     def _run(self, module: Block, pattern: str, mode: Mode, *, gradients: bool) -> dict[str, Tensor]:
-        x = witness_input(pattern, self.shapes[0], torch.float32, self.seed)
+        x = witness_input(pattern, self.shape, torch.float32, self.seed)
         return seen(module, x, torch.float32, mode, self.seed, gradients=gradients)
 
     def _tools(self, planted: Block, partner: str, mode: Mode) -> dict[str, bool]:
         """What other tools say of both outputs, in the block's own floats."""
         outputs = []
         for module in (self.forms[partner], planted):
-            x = float_input((module, module), self.shapes[0], self.seed)
+            x = float_input((module, module), self.shape, self.seed)
             with as_found(module), torch.no_grad():
                 outputs.append(module.train(mode == "train")(x))
         return {name: says(outputs[0], outputs[1]) for name, says in others().items()}

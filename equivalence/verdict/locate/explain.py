@@ -51,7 +51,8 @@ def explanation(
     scalar = first_scalar(left, right)
     most = differing_branches(left, right) or list(branches)
     others = [b for b in range(left.spec.cardinality) if b not in most]
-    orders = [[*most, *others], [*others, *most]] if others and most else [most or others]  # what is copied everywhere is what agrees
+    # What was copied everywhere is in the branch that agrees.
+    orders = [[*most, *others], [*others, *most]] if others and most else [most or others]
     spots = [Spot(tuple(order), scalar.flat if scalar else 0) for order in orders]
     for clean, faulty, side in ((left, right, "right"), (right, left, "left")):
         try:

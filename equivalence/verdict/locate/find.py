@@ -127,9 +127,10 @@ def _smallest(
     try:
         size = shrink.smallest_size(left, right, at.pattern, shape, mode, seed, gradients=wanted)
         of_input = f"input {size or shape}, {at.pattern}"
-        if place.scalar and (pair := shrink.smallest_blocks(left, right, branches, at.pattern, size or shape, mode,
-                                                            seed, gradients=wanted)):  # fmt: skip
-            return f"{pair[0].spec.template}, {of_input}"
+        for tried in dict.fromkeys((size or shape, shape)) if place.scalar else ():
+            pair = shrink.smallest_blocks(left, right, branches, at.pattern, tried, mode, seed, gradients=wanted)
+            if pair:
+                return f"{pair[0].spec.template}, input {tried}, {at.pattern}"
         if place.fault:
             from equivalence.verdict.faults.catalogue import fault_named
 

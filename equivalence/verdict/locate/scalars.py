@@ -42,9 +42,9 @@ def first_scalar(left: Block, right: Block) -> Scalar | None:
         flat = int(apart.flatten().int().argmax())
         at = [int(i) for i in torch.unravel_index(torch.tensor(flat), apart.shape)]
         axes = row.axes.split()
-        values = (canonical(side)[name].flatten()[flat].item() for side in (left, right))
+        ours, theirs = (float(canonical(side)[name].flatten()[flat]) for side in (left, right))
         return Scalar(
-            name, _named(left, row, apart.shape, flat), _named(right, row, apart.shape, flat), *values,
+            name, _named(left, row, apart.shape, flat), _named(right, row, apart.shape, flat), ours, theirs,
             branch=at[axes.index("c")] if "c" in axes else None,
             tap=tuple(at[axes.index("...") :]) if "..." in axes else (),
             differing=int(apart.sum()), compared=apart.numel(), flat=flat,

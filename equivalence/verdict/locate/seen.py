@@ -124,13 +124,23 @@ def stage_of(quantity: str) -> str:
 
 def _apart(name: str, left: Tensor, right: Tensor) -> Parting | None:
     if left.shape != right.shape:
-        return None
+        return _other_size(name, left, right)
     if not (isinstance(left, RoundingTensor) and isinstance(right, RoundingTensor)):
         if isinstance(left, RoundingTensor) or isinstance(right, RoundingTensor) or torch.equal(left, right):
             return None
         return _described(name, left.double(), right.double(), torch.zeros_like(left, dtype=torch.float64))
     bound = left.bound + right.bound
     return _described(name, left.value, right.value, bound)
+
+
+def _other_size(name: str, left: Tensor, right: Tensor) -> Parting | None:
+    """A stage of other spatial sizes parts; one of other channels may be another way to the same function."""
+    axes = _AXES.get(name, "").split()
+    leading = axes.index("...") if "..." in axes else 0
+    if name not in _FORWARD or left.shape[:leading] != right.shape[:leading]:
+        return None
+    values = float(left.shape[leading:].numel()), float(right.shape[leading:].numel())
+    return Parting(f"{name}, elements per channel", name, (), (), None, *values, 0.0)
 
 
 def _described(name: str, left: Tensor, right: Tensor, bound: Tensor) -> Parting | None:
