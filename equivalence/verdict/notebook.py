@@ -1,7 +1,7 @@
 """The seed notebook's three structures explained: which deviations break the equivalence, and the least repair.
 
-Guarantee: every verdict is a proof in the field or a witness beyond rounding. One set of independent weights is given
-to every structure, each scalar to its place; a shared branch has a place for the first branch's only. The structures are
+Guarantee: every verdict is a proof in the field or a witness beyond rounding. One set of independent weights goes
+to every structure, each scalar to its place; a shared branch has room for the first branch only. The structures are
 the notebook's with fewer channels, so that all 32 combinations take seconds.
 """
 
