@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from equivalence.blocks.spec import SpecError as SpecError
     from equivalence.verdict.check import assert_equivalent as assert_equivalent
     from equivalence.verdict.check import check as check
+    from equivalence.verdict.locate.find import locate as locate
     from equivalence.verdict.prove import prove as prove
     from equivalence.verdict.verdict import Report as Report
     from equivalence.verdict.verdict import Verdict as Verdict
@@ -35,6 +36,7 @@ _HOMES = {
     "prove": "verdict.prove",
     "check": "verdict.check",
     "assert_equivalent": "verdict.check",
+    "locate": "verdict.locate.find",
     "Report": "verdict.verdict",
     "Verdict": "verdict.verdict",
 }

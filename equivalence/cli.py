@@ -23,9 +23,12 @@ from typer.exceptions import TyperException
 from equivalence.blocks.spec import BlockSpec, Norm, Shortcut, SpecError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rich.console import RenderableType
 
     from equivalence.report.document import Document
+    from equivalence.report.sheet import Sheet
 
 
 Mode = Literal["eval", "train"]
@@ -55,6 +58,8 @@ def _equivalence(context: typer.Context) -> None:
       equivalence show                          layers, shapes and parameters of each form
       equivalence show --notebook               the same for the notebook's three structures
       equivalence search --examples 100         random blocks, modes and dtypes; the worst is shown
+      equivalence faults --fault one-ulp-in-expand   would this mistake be caught?
+      equivalence notebook                      why the seed notebook's structures differ
 
     Says whether two network blocks are the same function, and how it knows.
 
@@ -272,6 +277,51 @@ def search(
     return document.verdict.exit_status
 
 
+@app.command()
+@_takes_spec
+def faults(
+    spec: BlockSpec,
+    fault: Annotated[list[str] | None, typer.Option(help="Only this one; may be given several times.")] = None,
+    seed: Seed = 0,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
+) -> int:
+    """Plant known mistakes in each form and show what catches them."""
+    _writable(output)
+    with _progress("planting faults") as progress:
+        from equivalence.report.faults import kill_sheet
+        from equivalence.verdict.faults import CATALOGUE, fault_named
+        from equivalence.verdict.faults.kill import kill_table
+
+        chosen = [fault_named(name) for name in fault] if fault else list(CATALOGUE.values())
+        trials = []
+        for trial in kill_table(spec, chosen, seed):
+            trials.append(trial)
+            progress.update(f"{trial.fault} in {trial.form}: {trial.outcome}")
+    sheet = kill_sheet(trials, spec, _replay(), seed)
+    _show_sheet(sheet, format, output, quiet=quiet)
+    return sheet.exit_status
+
+
+@app.command()
+def notebook(
+    seed: Seed = 0,
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
+) -> int:
+    """Explain why the seed notebook's structures differ, and the least change that makes them agree."""
+    _writable(output)
+    with _progress("judging the notebook's structures"):
+        from equivalence.report.notebook import notebook_sheet
+        from equivalence.verdict.notebook import explain
+
+        sheet = notebook_sheet(explain(seed), _replay(), seed)
+    _show_sheet(sheet, format, output, quiet=quiet)
+    return sheet.exit_status
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
@@ -307,21 +357,39 @@ def _mistake(message: str) -> int:
 
 def _show(document: Document, form: Format, output: Path | None, *, quiet: bool) -> None:
     """Write the document in its format, coloured if it goes to a terminal that wants it."""
-    from rich.console import Console
-
     from equivalence.report import json, markdown, text
 
     if quiet:
         _write(f"{document.verdict.name}\n", output)
     elif form == "text" and output is None:
-        console = Console(soft_wrap=False, highlight=False)
-        if not console.is_terminal:
-            console.width = text.WIDTH_OF_NO_TERMINAL
-        for part in text.parts(document):
-            console.print(part)
+        _print(text.parts(document))
     else:
         renderer = {"text": text, "json": json, "markdown": markdown}[form]
         _write(renderer.render(document), output)
+
+
+def _show_sheet(sheet: Sheet, form: Format, output: Path | None, *, quiet: bool) -> None:
+    """Write the sheet in its format, coloured if it goes to a terminal that wants it."""
+    if quiet:
+        _write(f"{sheet.conclusion}\n", output)
+    elif form == "text" and output is None:
+        _print(sheet.parts())
+    else:
+        render = {"text": sheet.text, "json": sheet.json, "markdown": sheet.markdown}[form]
+        _write(render(), output)
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
+    """To a terminal in its colours, or to a pipe without an edge."""
+    from rich.console import Console
+
+    from equivalence.report.text import WIDTH_OF_NO_TERMINAL
+
+    console = Console(soft_wrap=False, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH_OF_NO_TERMINAL
+    for part in parts:
+        console.print(part)
 
 
 def _write(content: str, output: Path | None) -> None:

@@ -6,6 +6,7 @@ Nothing here is asserted: a figure is read by a person.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import resource
@@ -25,9 +26,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from equivalence import BlockSpec, check, compare, transfer
+from equivalence import BlockSpec, check, compare, locate, transfer
 from equivalence.blocks.forms import FORMS, Block
 from equivalence.blocks.reference import reference
+from equivalence.verdict.faults import CATALOGUE
+from equivalence.verdict.faults.kill import Bench, kill_table
 from equivalence.verdict.forms import Setting, build_forms
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.prove import default_shapes, prove_shapes
@@ -314,6 +317,40 @@ def bench_small() -> None:
             pair = f"{left.form} / {right.form}"
             name = f"{spec.in_channels} channels, {spec.template}"
             table.add_row(name, pair, f"{taken * 1e3:.0f}", f"{1 / taken:.1f}")
+    console.print(table)
+
+
+def bench_faults() -> None:
+    """The whole kill table of the seed's block (at most 60 s), and the median time to the first kill."""
+    start = time.perf_counter()
+    trials = list(kill_table(SEED_SPEC, CATALOGUE.values()))
+    whole = time.perf_counter() - start
+    killed = [trial for trial in trials if trial.outcome == "killed"]
+    bench = Bench(SEED_SPEC)
+    left, right = (copy.deepcopy(bench.forms[name]).double() for name in ("per-branch", "grouped"))
+    inputs = torch.randn(bench.shape, dtype=torch.float64)
+
+    def close() -> None:
+        with torch.no_grad():
+            torch.testing.assert_close(left(inputs), right(inputs))
+
+    (other,) = seconds(close)
+    table = Table("faults killed", "whole table (s)", "first kill (s)", "assert_close in float64 (s)")
+    first = statistics.median(trial.seconds for trial in killed)
+    table.add_row(f"{len(killed)}", f"{whole:.1f}", f"{first:.3f}", f"{other:.3f}")
+    console.print(table)
+
+
+def bench_locate() -> None:
+    """`locate` against the check that failed (at most 5)."""
+    bench = Bench(SEED_SPEC)
+    table = Table("fault", "check (s)", "locate (s)", "locate / rest of check")
+    for name in ("expand-axis-0", "one-ulp-in-transform", "gradient-cut"):
+        left, right = bench.forms["concatenated"], CATALOGUE[name].plant(bench.forms["grouped"])
+        check_s, locate_s = seconds(lambda a=left, b=right: check(a, b), lambda a=left, b=right: locate(a, b), repeat=1)
+        # A check that fails locates too.
+        ratio = locate_s / (check_s - locate_s)
+        table.add_row(name, f"{check_s:.1f}", f"{locate_s:.1f}", f"{ratio:.2f}")
     console.print(table)
 
 

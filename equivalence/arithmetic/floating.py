@@ -180,13 +180,19 @@ def cotangent_of(output: Tensor, seed: int) -> Tensor:
 def _canonical(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A form's tensors in the correspondence's arrangement, so that forms can be compared.
 
-    A quantity that some branches lack (their parameter is frozen) is there for none.
+    A quantity that some branches lack (their parameter is frozen), or of which they hold unequal copies (a counter of
+    batches), is there for none.
     """
     if not isinstance(module, Block):
         return {}
     form, cardinality = module.form, module.spec.cardinality
-    names = [row.places[form].names(cardinality) for row in ROWS]
-    whole = [name for group in names if tensors.keys() >= set(group) for name in group]
+    groups = [(row, row.places[form].names(cardinality)) for row in ROWS]
+    whole = [
+        name
+        for row, names in groups
+        if tensors.keys() >= set(names) and (row.axes or len({int(tensors[name]) for name in names}) == 1)
+        for name in names
+    ]
     return gather(form, {name: tensors[name].detach() for name in whole}, cardinality)
 
 

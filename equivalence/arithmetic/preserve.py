@@ -77,10 +77,10 @@ class _restorer:  # noqa: N801  # a closure with memory
         self.before = [_joined(tensors) for tensors in self.groups]
 
     def __call__(self) -> None:
-        for attributes, before in self.attributes:
-            if len(attributes) != len(before) or any(attributes.get(n) is not v for n, v in before.items()):
+        for attributes, known in self.attributes:
+            if len(attributes) != len(known) or any(attributes.get(n) is not v for n, v in known.items()):
                 attributes.clear()
-                attributes.update(before)
+                attributes.update(known)
         for part, training in self.modes:
             if part.training != training:
                 part.training = training

@@ -32,16 +32,16 @@ def render(document: Document) -> str:
         "notes": list(document.notes),
         "verdict": document.verdict,
     }
-    return json.dumps(_strict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(strict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _strict(value: Any) -> Any:
+def strict(value: Any) -> Any:
     """Plain data without the numbers that JSON cannot write."""
     match value:
         case dict():
-            return {key: _strict(item) for key, item in value.items()}
+            return {key: strict(item) for key, item in value.items()}
         case list() | tuple():
-            return [_strict(item) for item in value]
+            return [strict(item) for item in value]
         case enum.Enum():
             return value.value
         case float() if not math.isfinite(value):

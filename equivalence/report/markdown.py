@@ -37,4 +37,5 @@ def _conclusion(report: Report) -> list[str]:
     return [
         head,
         *(f"    - {marks[e.holds]} {e.arithmetic}, {e.experiment}: {e.statement}" for e in report.evidence),
+        *(f"    - {line}" for line in (report.place.lines if report.place else ())),
     ]

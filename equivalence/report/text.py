@@ -60,6 +60,8 @@ def parts(document: Document) -> list[RenderableType]:
         blocks.append(figures((pair_name(r), r.quantities) for r in results))
         blocks += [conclusion(result) for result in results]
     blocks += [Text(), *(Text(note) for note in document.notes)]
+    if document.verdict is not Verdict.EQUIVALENT:
+        blocks.append(Text(f"again: {document.command}"))
     blocks.append(_said(document.verdict, considered(document)))
     return blocks
 
@@ -83,6 +85,7 @@ def conclusion(report: Report) -> RenderableType:
         mark, style = _HOLDS[evidence.holds]
         where = f"{evidence.arithmetic}, {evidence.experiment}: "
         lines.append(Text.assemble("  ", (mark, style), f" {where}{evidence.statement}"))
+    lines += [Text(f"  {line}") for line in report.place.lines] if report.place else []
     return Group(*lines)
 
 

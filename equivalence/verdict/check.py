@@ -22,6 +22,7 @@ from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.locate.find import locate
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.names import chosen
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from equivalence.arithmetic.difference import Quantity
     from equivalence.arithmetic.floating import Mode
+    from equivalence.verdict.locate.place import Place
     from equivalence.verdict.modules import Shape
     from equivalence.verdict.prove import Weights
 
@@ -67,6 +69,7 @@ def check(
     experiments: Collection[str] | None = None,
     seed: int = 0,
     memory: Memory | None = None,
+    place: bool = True,
 ) -> Report:
     """Say whether two modules are the same function, and how that is known.
 
@@ -90,6 +93,7 @@ def check(
         seed: of everything that is drawn.
         memory: shared by checks of the same modules, lets each be run once; their weights must not
             change in between.
+        place: whether to say where two modules part that are not proved equal.
 
     Returns:
         the report; printed, it is the full text, and its truth value is that of EQUIVALENT.
@@ -115,6 +119,7 @@ def check(
         evidence=tuple(ladder.evidence),
         verdict=verdict,
         reason=reason,
+        place=ladder.located() if place and ladder.unproved else None,
     )
 
 
@@ -180,6 +185,7 @@ class _Ladder:
             outputs |= other_shape(self.modules, asked[0], mode, seed, reach.factor)
         self.outputs, self.shapes = [*outputs.values()], (*outputs,)
         self.evidence: list[Evidence] = []
+        self.unproved = False
         self.x = float_input(self.modules, asked[0], seed)
         try:
             self.quantities = compare(left, right, self.x, mode=mode, gradients=True, seed=seed).quantities
@@ -209,6 +215,7 @@ class _Ladder:
         if not proof:
             if self.weights == "all" and proof.holds is None:
                 return Verdict.UNDECIDED, str(proof)  # a witness would speak of the given weights
+            self.unproved = True
             return self.witness(proof)
         if self.weights == "all":
             return Verdict.EQUIVALENT, str(proof)
@@ -251,6 +258,13 @@ class _Ladder:
             return Verdict.UNDECIDED, f"{proof}, and {statement}"
         self.evidence.append(Evidence("rounding", found.experiment, False, str(found)))
         return Verdict.DIFFERENT, str(found)
+
+    def located(self) -> Place | None:
+        """Where they part, as far as rounding can be bounded."""
+        try:
+            return locate(*self.modules, input_shape=self.shapes[0], mode=self.mode, seed=self.seed)
+        except UnsupportedOperation:
+            return None
 
     def silent(self) -> str | None:
         """Why agreement would say little: parameters that have no influence."""

@@ -22,6 +22,7 @@ from equivalence.blocks.forms import Block
 from equivalence.verdict.modules import shares_tensors
 from equivalence.verdict.names import AFTER_SGD as AFTER_SGD
 from equivalence.verdict.names import AFTER_TRAINING as AFTER_TRAINING
+from equivalence.verdict.names import EXPERIMENTS
 from equivalence.verdict.names import INPUT_GRADIENT as INPUT_GRADIENT
 from equivalence.verdict.names import OUTPUTS as OUTPUTS
 from equivalence.verdict.names import SECOND_CALL as SECOND_CALL
@@ -103,7 +104,7 @@ def _after_steps(
     with torch.no_grad():
         stepped = {name: state[name] - LEARNING_RATE * g for name, g in gradient_of.items()}
         results = {
-            AFTER_TRAINING: _call(module, state, probe.later.clone()),
+            AFTER_TRAINING: _call(module, {**state}, probe.later.clone()),
             AFTER_SGD: _call(module, {**state, **stepped}, probe.later.clone()),
         }
         if isinstance(module, Block):
@@ -114,14 +115,47 @@ def _after_steps(
     return results
 
 
+def correspond(left: nn.Module, right: nn.Module) -> bool:
+    """Whether both are forms of one spec that hold the same numbers under the correspondence.
+
+    Only then does a difference in one named tensor after a training step tell them apart: branches in another order
+    hold other numbers under every name and are the same function.
+    """
+    if not (isinstance(left, Block) and isinstance(right, Block) and left.spec == right.spec):
+        return False
+    ours, theirs = (_one_by_one(side, _tensors(side), "{}") for side in (left, right))
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def comparable(
+    left: Mapping[str, Tensor], right: Mapping[str, Tensor], *, by_name: bool
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Both sides' results that may decide a verdict: experiments, and single tensors only where names mean the same."""
+    of_any_module = {name for names in EXPERIMENTS.values() for name in names}
+    ours, theirs = ({n: t for n, t in side.items() if by_name or n in of_any_module} for side in (left, right))
+    return ours, theirs
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return parameters | dict(module.named_buffers())
+
+
 def _one_by_one(module: Block, tensors: Mapping[str, Tensor], label: str) -> dict[str, Tensor]:
     """A form's tensors in the correspondence's arrangement, so that forms can be compared."""
     cardinality = module.spec.cardinality
     return {
         label.format(row.name): row.gather(module.form, [tensors[n] for n in names], cardinality)
         for row in ROWS
-        if (names := row.places[module.form].names(cardinality))[0] in tensors
+        if tensors.keys() >= set(names := row.places[module.form].names(cardinality))
+        and len({tensors[name].shape for name in names}) == 1
+        and (row.axes or _agree([tensors[name] for name in names]))
     }
+
+
+def _agree(copies: list[Tensor]) -> bool:
+    """Whether copies of one counter are equal; branches that count apart have no counter in common."""
+    return all(torch.equal(copies[0], other) for other in copies)
 
 
 def _gradients(output: Tensor, leaves: list[Tensor], probe: Probe) -> Sequence[Tensor | None]:

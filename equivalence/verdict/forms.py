@@ -97,7 +97,9 @@ def _reports(blocks: list[Block], inputs: torch.Tensor, setting: Setting, weight
     reports, memory = [], Memory()
     for left, right in itertools.combinations(blocks, 2):
         figures = compare(left, right, inputs, mode=setting.mode, gradients=setting.gradients, seed=setting.seed)
-        checked = check(left, right, mode=setting.mode, seed=setting.seed, memory=memory)
+        checked = check(
+            left, right, mode=setting.mode, seed=setting.seed, memory=memory, place=weights != "independent"
+        )
         reports.append(dataclasses.replace(checked, quantities=figures.quantities, weights=weights))
     return tuple(reports)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from equivalence.arithmetic.errors import RejectedInput
@@ -140,7 +140,7 @@ def check_data(modules: Sides) -> None:
                 place = f" in {name}" if name else ""
                 raise RejectedInput(f"{side} is scripted{place}: pass the module that it was made from")
         for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
-            if tensor.is_meta or isinstance(tensor, UninitializedTensorMixin):
+            if tensor.is_meta or is_lazy(tensor):
                 raise RejectedInput(f"{side} has no data in {name}: materialise or initialise it before the check")
 
 

@@ -20,7 +20,7 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
-from equivalence.verdict.experiments import Probe, paired, run
+from equivalence.verdict.experiments import Probe, comparable, correspond, paired, run
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of, widest_dtype
 from equivalence.weights.correspondence import ROWS
@@ -203,11 +203,12 @@ class _Run:
         experiments: dict[str, bool] = {}
         outputs: list[FieldTensor] = []
         reason = None
+        by_name = self.weights == "all" or correspond(left, right)
         try:
             a, b = self.results(left, "left"), self.results(right, "right")
             for shape in self.shapes:
                 own, other = ({name: t for (s, name), t in side.items() if s == shape} for side in (a, b))
-                for name, results in paired(own, other).items():
+                for name, results in paired(*comparable(own, other, by_name=by_name)).items():
                     experiments[name] = experiments.get(name, True) and _agree(*results)
             outputs = [t for t in (*a.values(), *b.values()) if isinstance(t, FieldTensor)]
         except UnfollowedModule as error:

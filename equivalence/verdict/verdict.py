@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from equivalence.arithmetic.difference import Quantity
     from equivalence.arithmetic.floating import Mode
+    from equivalence.verdict.locate.place import Place
 
 
 class Verdict(enum.Enum):
@@ -72,6 +73,7 @@ class Report:
         evidence: what each arithmetic showed, one `Evidence` for each experiment.
         verdict: the conclusion.
         reason: why it is that, in one line.
+        place: where the modules part, if they do.
     """
 
     left: str
@@ -83,6 +85,7 @@ class Report:
     evidence: tuple[Evidence, ...]
     verdict: Verdict
     reason: str
+    place: Place | None = None
 
     def __bool__(self) -> bool:
         return self.verdict is Verdict.EQUIVALENT

@@ -20,7 +20,16 @@ from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.arithmetic.floating import cotangent_of
 from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
-from equivalence.verdict.experiments import AFTER_TRAINING, OUTPUTS, SECOND_CALL, Probe, paired, run
+from equivalence.verdict.experiments import (
+    AFTER_TRAINING,
+    OUTPUTS,
+    SECOND_CALL,
+    Probe,
+    comparable,
+    correspond,
+    paired,
+    run,
+)
 from equivalence.verdict.modules import base_dtype, original, tensors_of
 
 if TYPE_CHECKING:
@@ -132,13 +141,15 @@ def find_witness(
         UnsupportedOperation: if an operation has no rule that bounds its error.
     """
     dtype = base_dtype(left, right)
+    by_name = correspond(left, right)
     for pattern in _PATTERNS:
         for shape in shapes:
             x = witness_input(pattern.name, shape, dtype, seed)
             if not x.isfinite().all():
                 continue
             with Kinks() as kinks:
-                sides = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
+                found = [bounded(m, x, Rounding(torch.float64, native=dtype), mode, seed) for m in (left, right)]
+            sides = comparable(*found, by_name=by_name)
             for name, index, values, bound in _apart(*sides, gradients=not (pattern.zeros or kinks.met)):
                 if experiments is None or name in experiments:
                     return Witness(name, shape, pattern.name, index, *values, bound)
@@ -200,6 +211,8 @@ def _apart(
             continue
         if not (isinstance(a, RoundingTensor) and isinstance(b, RoundingTensor)):
             continue
+        if a.shape != b.shape:
+            continue  # tensors of one name in blocks of another width
         bound = a.bound + b.bound
         excess = (a.value - b.value).abs() - bound
         excess = excess.nan_to_num(-1, -1, -1)

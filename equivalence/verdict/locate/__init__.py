@@ -1,0 +1,1 @@
+"""Where a difference starts, and what would explain it."""
