@@ -57,7 +57,10 @@ def seed_everything(seed: int) -> None:
     """Let Python's, NumPy's and torch's global generators start over."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # modules draw from the global generator
-    torch.manual_seed(seed)
+    # Not torch.manual_seed: its first call loads the compiler, which takes seconds.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 class _restorer:  # noqa: N801  # a closure with memory

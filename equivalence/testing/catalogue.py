@@ -1,50 +1,34 @@
 """The one place that knows what a planted fault is to this room.
 
-Guarantee: strategies and fixture see faults only through `Fault`, `catalogue` and `planted`.
+Guarantee: strategies and fixture see faults only through `catalogue` and `planted`, which load
+torch when they are called and not before.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
-
-from equivalence.blocks.forms import Block
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-class Fault(Protocol):
-    """A mistake that can be planted in a copy of a block.
-
-    Attributes:
-        name: what it is called in a message.
-        harmless: whether it only looks like a mistake.
-    """
-
-    @property
-    def name(self) -> str:
-        """What it is called in a message."""
-
-    @property
-    def harmless(self) -> bool:
-        """Whether it only looks like a mistake."""
-
-    def plant(self, block: Block) -> nn.Module:
-        """A copy of the block that has the fault; the block stays as it is."""
+    from equivalence.verdict.faults.fault import Fault
 
 
 def catalogue() -> tuple[Fault, ...]:
     """Every fault that is one, in the order of the catalogue."""
-    faults = import_module("equivalence.verdict.faults").CATALOGUE.values()
-    return tuple(fault for fault in faults if not fault.harmless)
+    from equivalence.verdict.faults import CATALOGUE
+
+    return tuple(fault for fault in CATALOGUE.values() if not fault.harmless)
 
 
 def planted(fault: Fault, module: nn.Module) -> nn.Module | None:
     """A copy of the module that has the fault, or None where it does not apply."""
+    from equivalence.blocks.forms import Block
+    from equivalence.verdict.faults import DoesNotApply
+
     if not isinstance(module, Block):
         return None
     try:
         return fault.plant(module)
-    except import_module("equivalence.verdict.faults").DoesNotApply:
+    except DoesNotApply:
         return None

@@ -179,8 +179,8 @@ class _Ladder:
         self.experiments = experiments
         asked = default_shapes(left, right) if input_shape is None else (tuple(input_shape),)
         check_data(self.modules)
-        with Reach(asked[0][2:]) as reach:
-            outputs = {shape: both_forward(self.modules, shape, mode, seed) for shape in asked}
+        reach = Reach(asked[0][2:])
+        outputs = {shape: both_forward(self.modules, shape, mode, seed, reach) for shape in asked}
         if input_shape is not None or reach.factor > 1:
             outputs |= other_shape(self.modules, asked[0], mode, seed, reach.factor)
         self.outputs, self.shapes = [*outputs.values()], (*outputs,)

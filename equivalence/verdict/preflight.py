@@ -8,6 +8,7 @@ ways) the pair is UNDECIDED.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
@@ -40,8 +41,8 @@ def float_input(modules: Sides, shape: Shape, seed: int) -> Tensor:
     return drawn.to(device_of(modules[0]), base_dtype(*modules))
 
 
-def forward(module: nn.Module, side: str, x: Tensor, mode: Mode, seed: int) -> Tensor:
-    """A bare forward in the module's own floats, `(N, C_out, H_out, W_out)`.
+def forward(module: nn.Module, side: str, x: Tensor, mode: Mode, seed: int, reach: Reach | None = None) -> Tensor:
+    """A bare forward in the module's own floats, `(N, C_out, H_out, W_out)`; `reach` may look on.
 
     Raises:
         RejectedInput: naming the side, the submodule and what it said.
@@ -50,7 +51,8 @@ def forward(module: nn.Module, side: str, x: Tensor, mode: Mode, seed: int) -> T
         seed_everything(seed)
         module.train(mode == "train")
         try:
-            output = module(x.clone())
+            with reach or contextlib.nullcontext():
+                output = module(x.clone())
         except Exception as error:
             place = f" in {where}" if (where := current_submodule()) else ""
             said = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -61,14 +63,14 @@ def forward(module: nn.Module, side: str, x: Tensor, mode: Mode, seed: int) -> T
     return output
 
 
-def both_forward(modules: Sides, shape: Shape, mode: Mode, seed: int) -> Outputs:
-    """The outputs of both modules on one input.
+def both_forward(modules: Sides, shape: Shape, mode: Mode, seed: int, reach: Reach | None = None) -> Outputs:
+    """The outputs of both modules on one input; `reach` may look on.
 
     Raises:
         RejectedInput: if one of them fails.
     """
     x = float_input(modules, shape, seed)
-    left, right = (forward(m, s, x, mode, seed) for m, s in zip(modules, SIDES, strict=True))
+    left, right = (forward(m, s, x, mode, seed, reach) for m, s in zip(modules, SIDES, strict=True))
     return left, right
 
 
