@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from equivalence.blocks.recognition.activation import activation_of, signature
+from equivalence.blocks.recognition.activation import activation_of
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognition.trace import Node, Ref, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Channels:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self._activations: dict[Any, str | None] = {}
 
     def made_by(self, value: int) -> Node | None:
         """The node whose result a value is; none for leaves and for values written in part."""
@@ -64,7 +62,7 @@ class Channels:
             if start < stop:
                 found += self.pieces(part.value, part.low + start - at, stop - start)
             at += part.size
-        return _joined(found)
+        return join(found)
 
     def _inner(self, node: Node, value: int) -> Iterator[Piece]:
         """The pieces that a node lays side by side to make a value; nothing if it does other things."""
@@ -118,11 +116,8 @@ class Channels:
             raise RecognitionError(f"no activation stands {what}", self._place(value))
         place = trace.place(nodes[-1])
         if len(sources) != 1 or sources[0] in trace.names:
-            raise RecognitionError(self._not_elementwise(nodes, sources, what), place)
-        key = signature(nodes, sources[0], trace.shapes[sources[0]])
-        if key not in self._activations:
-            self._activations[key] = activation_of(trace, nodes, sources[0], value)
-        name = self._activations[key]
+            raise RecognitionError(self._not_elementwise(nodes, sources, what), place, 1)
+        name = activation_of(trace, nodes, sources[0], value)
         if name is None:
             done = ", ".join(dict.fromkeys(node.op for node in nodes))
             raise RecognitionError(f"what stands {what} ({done}) is no activation that a spec can name", place)
@@ -172,7 +167,7 @@ def data_of(node: Node) -> int:
     return value
 
 
-def _joined(pieces: list[Piece]) -> list[Piece]:
+def join(pieces: list[Piece]) -> list[Piece]:
     """Neighbours that were taken apart, put together again."""
     joined: list[Piece] = []
     for piece in pieces:

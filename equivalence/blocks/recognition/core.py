@@ -64,7 +64,7 @@ class Finder:
             try:
                 name, source, nodes = self.channels.activation(track.at.value, what)
             except RecognitionError as error:
-                error.progress = len(track.passed)
+                error.progress += len(track.passed)
                 self._visit_before(track.at.value)
                 raise
             self._visited.update(node.index for node in nodes)
@@ -121,6 +121,14 @@ class Finder:
     def _into(self, tracks: list[Track]) -> list[Track]:
         """From the outputs of transform convolutions to their inputs, group by group."""
         found: list[Track] = []
+        shapes = {self.trace.shapes[t.passed[-1][1].argument("weight").value] for t in tracks}
+        if len(shapes) > 1:
+            raise RecognitionError(
+                "branches have different shapes, or some hidden channels pass the transform by: "
+                f"what feeds the expand has weights of shapes {sorted(shapes)}",
+                self.trace.place(tracks[0].passed[-1][1]),
+                len(tracks[0].passed),
+            )
         for track in tracks:
             node = track.passed[-1][1]
             read = data_of(node)
