@@ -45,6 +45,7 @@ class RecognizedBlock:
         reduce_stride: stride of the 1×1 reduce, where the stride sits there and not in the transform.
         units: the submodules that compute its steps; none if its steps are no submodules.
         input_shape: `(N, C, H, W)` that it was given in the run.
+        rest: names in `module` of all other tensors, in the order of their first use.
     """
 
     module: nn.Module
@@ -55,6 +56,7 @@ class RecognizedBlock:
     reduce_stride: int
     units: tuple[Unit, ...]
     input_shape: tuple[int, ...]
+    rest: tuple[str, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -82,6 +84,12 @@ class Found:
     refused: tuple[Refusal, ...]
     leaves: tuple[str, ...]
 
+    def refusal(self) -> RecognitionError:
+        """Why there is no block, as an error."""
+        if self.refused:
+            return RecognitionError(self.refused[0].reason, self.refused[0].place)
+        return RecognitionError("no reduce → transform → expand in it: there is no block here")
+
 
 def recognize(module: nn.Module, input_shape: Sequence[int] | None = None) -> RecognizedBlock:
     """Read the one block that a module computes.
@@ -108,9 +116,7 @@ def recognize(module: nn.Module, input_shape: Sequence[int] | None = None) -> Re
     """
     found = find_blocks(module, input_shape)
     if not found.blocks:
-        if found.refused:
-            raise RecognitionError(found.refused[0].reason, found.refused[0].place)
-        raise RecognitionError("no reduce → transform → expand in it: there is no block here")
+        raise found.refusal()
     if len(found.blocks) > 1:
         places_ = ", ".join(block.path for block in found.blocks[:3])
         raise RecognitionError(f"{len(found.blocks)} blocks in it ({places_}, …): recognise them one by one")
@@ -150,8 +156,7 @@ def find_blocks(module: nn.Module, input_shape: Sequence[int] | None = None) -> 
             place = evaluated.trace.place(node)
             evaluated.failures.append((RecognitionError(str(error), place, 7), set(core.nodes)))
     kept = [core for core in cores if any(_key(evaluated, core) <= _whole(block) for block in blocks)]
-    names = leaf_values(evaluated.trace.nodes, evaluated.trace.names)
-    return Found(tuple(blocks), tuple(refusals(evaluated, kept)), tuple(dict.fromkeys(names)))
+    return Found(tuple(blocks), tuple(refusals(evaluated, kept)), tuple(_by_use(module, evaluated)))
 
 
 def _whole(block: RecognizedBlock) -> set[str]:
@@ -202,7 +207,15 @@ def _read(
         reduce_stride=reduce_stride,
         units=tuple(dataclasses.replace(u, path=u.path.removeprefix(prefix) if prefix else u.path) for u in parts),
         input_shape=finder.trace.shapes[core.source] if not call.input_shape else call.input_shape,
+        rest=tuple(name.removeprefix(prefix) for name in _by_use(module, finder) if name.startswith(prefix) and name not in names),
     )
+
+
+def _by_use(module: nn.Module, finder: Finder) -> list[str]:
+    """The names of all tensors in the order of their first use; what is never used comes last."""
+    used = leaf_values(finder.trace.nodes, finder.trace.names)
+    held = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
+    return list(dict.fromkeys([*used, *held]))
 
 
 def _complete(module: nn.Module, names: set[str], prefix: str) -> bool:

@@ -184,6 +184,13 @@ ROWS: tuple[Row, ...] = (
     *(_after_sum(f"shortcut.norm.{name}", axes) for name, axes in _NORM.items()),
 )  # fmt: skip
 
+
+
+def column_of(form: str) -> Column:
+    """The column of a form: where it keeps the quantity of every row."""
+    return {row.name: row.places[form] for row in ROWS}
+
+
 # Activations correspond like weights do. A path names a submodule, and what it receives or returns
 # is the stage: the sum over branches is no module, but the norm receives it.
 STAGES: tuple[tuple[Row, Literal["receives", "returns"]], ...] = (
