@@ -16,7 +16,7 @@ from torch import nn
 
 from equivalence.blocks.recognition.core import Finder
 from equivalence.blocks.recognition.errors import RecognitionError as RecognitionError
-from equivalence.blocks.recognition.reading import fields, leaf_values, places
+from equivalence.blocks.recognition.reading import counted, fields, leaf_values, places
 from equivalence.blocks.recognition.refusals import Refusal, refusals
 from equivalence.blocks.recognition.surroundings import around, enclosing, shortcut_places, trains_alike
 from equivalence.blocks.recognition.trace import trace
@@ -178,7 +178,8 @@ def _read(
     module: nn.Module, finder: Finder, core: Core, trained: tuple[Finder, Core], cores: list[Core]
 ) -> RecognizedBlock:
     read, reduce_stride = fields(finder, core, trained)
-    located = places(finder, core, module)
+    counters = counted(trained[0])
+    located = places(finder, core, counters)
     owned = [name for place in located.values() for name in place.names(core.cardinality)]
     _unshared(finder, owned, core)
     calls = enclosing(finder, core, cores)
@@ -191,7 +192,7 @@ def _read(
     else:
         call = next((c for c in calls if all(n.startswith(f"{c.path}.") or not c.path for n in owned)), calls[-1])
     if plain is not None:
-        located |= shortcut_places(finder, plain, module)
+        located |= shortcut_places(finder, plain, counters)
     spec = BlockSpec(**read, shortcut=plain.shortcut if plain else "none")
     prefix = f"{call.path}." if call.path else ""
     names = {name for place in located.values() for name in place.names(core.cardinality)}

@@ -19,9 +19,11 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
+from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.verdict.experiments import Probe, run
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of
 from equivalence.weights.correspondence import ROWS
+from equivalence.weights.sides import side_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equivalence.arithmetic.floating import Mode
+    from equivalence.weights.sides import Side
 
 Weights = Literal["given", "all"]
 
@@ -111,8 +114,8 @@ def prove(
         input_shape: `(N, C, H, W)`; for two forms of a block, by default shapes of both parities
             that have corners, edges and an interior.
         mode: "eval": outputs and the input's gradient; "train": also what a step leaves behind.
-        weights: "given" takes them as they are; "all" proves two forms of one spec for every
-            weight, moved by the correspondence.
+        weights: "given" takes them as they are; "all" proves blocks of one spec, ours or
+            recognised ones, for every weight, moved by the correspondence.
         gradients: whether to prove the input's gradient in evaluation mode too.
         seed: of primes, inputs and random functions.
 
@@ -237,7 +240,7 @@ def evaluate(
 
     def attempt() -> dict[str, Tensor]:
         with as_found(module):
-            tensors = lifted(field, module, weights, state)
+            tensors = lifted(field, module, weights, state, shape)
             return run(module, tensors, probe, mode, gradients=gradients)
 
     try:
@@ -257,34 +260,42 @@ def evaluate(
 
 
 def lifted(
-    field: Field, module: nn.Module, weights: Weights, state: Mapping[str, Tensor] | None = None
+    field: Field,
+    module: nn.Module,
+    weights: Weights,
+    state: Mapping[str, Tensor] | None = None,
+    shape: Shape | None = None,
 ) -> dict[str, Any]:
     """Parameters and buffers over the field: their own values, or random ones that correspond."""
     tensors = tensors_of(module) if state is None else dict(state)
     if weights == "given":
         return field.embed_all(tensors)
-    if not isinstance(module, Block):
+    try:
+        side = side_of(module, shape)
+    except RecognitionError as error:
         raise ValueError(
-            f"weights='all' needs two forms of one block, but a {type(module).__name__} is none"
-        )
-    return {**tensors, **_corresponding(field, module, tensors)}
+            f"weights='all' needs blocks that are recognised, but a {type(module).__name__} has none: {error}"
+        ) from None
+    return {**tensors, **_corresponding(field, side, tensors)}
 
 
-def _corresponding(
-    field: Field, module: Block, tensors: Mapping[str, Tensor]
-) -> dict[str, FieldTensor]:
-    """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
-    form, cardinality = module.form, module.spec.cardinality
+def _corresponding(field: Field, side: Side, tensors: Mapping[str, Tensor]) -> dict[str, FieldTensor]:
+    """One random residue for every scalar of the canonical arrangement, as each column keeps it."""
     drawn: dict[str, Any] = {}
-    for row in ROWS:
-        names = row.places[form].names(cardinality)
-        if names[0] not in tensors or not tensors[names[0]].is_floating_point():
-            continue
-        shape = row.gather(form, [tensors[name] for name in names], cardinality).shape
-        canonical = field.variables(shape, f"weights/{row.name}")
-        scalars = torch.arange(shape.numel()).view(shape)
-        for name, which in zip(names, row.scatter(form, scalars, cardinality), strict=True):
-            drawn[name] = canonical.flatten()[which]
+    for number, block in enumerate(side.blocks):
+        cardinality = block.spec.cardinality
+        for row in ROWS:
+            names = row.names(block.column, cardinality)
+            if not names or names[0] not in tensors or not tensors[names[0]].is_floating_point():
+                continue
+            shape = row.gather(block.column, [tensors[name] for name in names], cardinality).shape
+            canonical = field.variables(shape, f"weights/{number}/{row.name}")
+            scalars = torch.arange(shape.numel()).view(shape)
+            for name, which in zip(names, row.scatter(block.column, scalars, cardinality), strict=True):
+                drawn[name] = canonical.flatten()[which]
+    for number, name in enumerate(side.rest):
+        if tensors[name].is_floating_point():
+            drawn[name] = field.variables(tuple(tensors[name].shape), f"weights/rest/{number}")
     return drawn
 
 

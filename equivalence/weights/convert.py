@@ -180,13 +180,15 @@ def _columns(parts: Mapping[str, nn.Module], block: RecognizedBlock, form: str) 
 
 
 def _replace(holder: nn.Module, path: str, part: nn.Module) -> None:
-    """Put a part where a submodule was; its hooks and its mode go on."""
+    """Put a part where a submodule was; its hooks, its mode and its plain attributes go on."""
     parent, _, name = _joined("it", path).rpartition(".")
     owner = holder.get_submodule(parent)
     old = owner.get_submodule(name)
-    for attribute, hooks in vars(old).items():
+    for attribute, value in vars(old).items():
         if "hooks" in attribute:
-            setattr(part, attribute, hooks)
+            setattr(part, attribute, value)
+        elif not attribute.startswith("_") and attribute not in vars(part):
+            setattr(part, attribute, value)  # code around it may ask for a stride or a width
     part.train(old.training)
     setattr(owner, name, part)
 

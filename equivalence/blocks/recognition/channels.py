@@ -116,7 +116,8 @@ class Channels:
             raise RecognitionError(f"no activation stands {what}", self._place(value))
         place = trace.place(nodes[-1])
         if len(sources) != 1 or sources[0] in trace.names:
-            raise RecognitionError(self._not_elementwise(nodes, sources, what), place, 1)
+            reason = self._not_elementwise(nodes, sources, what)
+            raise RecognitionError(reason, place, 2 if "gate" in reason else 1)
         name = activation_of(trace, nodes, sources[0], value)
         if name is None:
             done = ", ".join(dict.fromkeys(node.op for node in nodes))
@@ -157,6 +158,7 @@ class Channels:
                 f"{argument[0]} of {node.op} is computed, not a parameter or buffer; "
                 "remove what computes it (a parametrisation, a cast) first",
                 self.trace.place(node),
+                6,
             )
         return name
 

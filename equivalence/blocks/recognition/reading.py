@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equivalence.blocks.place import Place
+from equivalence.blocks.recognition.channels import is_batch_norm
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognition.trace import COUNTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from torch import nn
+    from collections.abc import Iterable, Mapping
 
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
@@ -44,8 +43,8 @@ def fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> tuple[di
     place = trace.place(steps["transform.conv"][0])
     if kernel % 2 == 0 or transform["padding"] != transform["dilation"] * (kernel - 1) // 2:
         raise RecognitionError(
-            f"the transform's kernel {kernel} with padding {transform['padding']} does not keep sizes; "
-            "it must be odd and padded by dilation × (kernel − 1) / 2 zeros",
+            f"the transform has kernel {kernel}, dilation {transform['dilation']} and padding "
+            f"{transform['padding']}, but it must be odd and padded by dilation × (kernel − 1) / 2",
             place,
             6,
         )
@@ -127,8 +126,12 @@ def is_training(node: Node) -> bool:
         return "no_training" not in node.op
 
 
-def places(finder: Finder, core: Core, module: nn.Module) -> dict[str, Place]:
+def places(finder: Finder, core: Core, counters: Mapping[str, str]) -> dict[str, Place]:
     """Where every quantity of the core lives, by the name of its row.
+
+    Args:
+        finder, core: what was found.
+        counters: as `counted` returns them.
 
     Raises:
         RecognitionError: if a weight is computed, or serves twice.
@@ -141,9 +144,9 @@ def places(finder: Finder, core: Core, module: nn.Module) -> dict[str, Place]:
             if names != [None] * len(names):
                 found[f"{step}.{quantity}"] = _place(_complete(finder, nodes, names, step), _axes(step, quantity))
         if not convolution:
-            counters = [counter_of(module, _tensors(finder, node, NORM).get("running_mean")) for node in nodes]
-            if None not in counters:
-                found[f"{step}.num_batches_tracked"] = _place([str(c) for c in counters], ("c" if len(nodes) > 1 else "",) * 2)
+            kept = [counters.get(_tensors(finder, node, NORM).get("running_mean", "")) for node in nodes]
+            if any(name is not None for name in kept):
+                found[f"{step}.num_batches_tracked"] = _place(_complete(finder, nodes, kept, step), ("", "c"))
     if core.bias is not None:
         found["expand.bias"] = Place(core.bias, "o")
     return found
@@ -166,7 +169,7 @@ def _complete(finder: Finder, nodes: list[Node], names: Iterable[str | None], st
     names = list(names)
     if None in names:
         place = finder.trace.place(nodes[names.index(None)])
-        raise RecognitionError(f"branches have different shapes: some have a bias in {step}, some none", place, 6)
+        raise RecognitionError(f"branches have different shapes: some hold a tensor in {step} that others lack", place, 6)
     return [str(name) for name in names]
 
 
@@ -175,19 +178,23 @@ def _tensors(finder: Finder, node: Node, kind: dict[str, str]) -> dict[str, str]
     return {quantity: name for quantity, name in named.items() if name is not None}
 
 
-def counter_of(module: nn.Module, running_mean: str | None) -> str | None:
-    """The counter of batches that its norm keeps beside the running mean."""
-    if running_mean is None:
-        return None
-    path = running_mean.rpartition(".")[0]
-    counters = [
-        name
-        for name, buffer in module.get_submodule(path).named_buffers(recurse=False)
-        if buffer.dim() == 0 and not buffer.is_floating_point()
-    ]
-    if len(counters) != 1:
-        return None
-    return f"{path}.{counters[0]}" if path else counters[0]
+def counted(trained: Finder) -> dict[str, str]:
+    """The counter of batches of every norm, by the name of its running mean.
+
+    A norm counts just before it normalises, on a counter that lives where its statistics do.
+    """
+    trace = trained.trace
+    found: dict[str, str] = {}
+    waiting: list[str] = []
+    for node in trace.nodes:
+        reads = node.inputs
+        if node.op == "add" and reads and reads[0] in trace.names and trace.shapes[reads[0]] == ():
+            waiting.append(trace.names[reads[0]])
+        elif is_batch_norm(node) and (mean := _tensors(trained, node, {"running_mean": ""}).get("running_mean")):
+            own = [name for name in waiting if name.rpartition(".")[0] == mean.rpartition(".")[0]]
+            found |= {mean: own[-1]} if own else {}
+            waiting = []
+    return found
 
 
 def _any_bias(finder: Finder, nodes: list[Node]) -> bool:

@@ -14,11 +14,11 @@ from equivalence.blocks.place import Place
 from equivalence.blocks.recognition.activation import activation_of
 from equivalence.blocks.recognition.channels import data_of, is_batch_norm, is_convolution
 from equivalence.blocks.recognition.errors import RecognitionError
-from equivalence.blocks.recognition.reading import NORM, counter_of, has_all, is_training, norm_eps, norm_momentum
+from equivalence.blocks.recognition.reading import NORM, has_all, is_training, norm_eps, norm_momentum
 from equivalence.blocks.recognition.trace import Ref
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Mapping
 
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
@@ -127,7 +127,7 @@ def trains_alike(trained: tuple[Finder, Core], call: Call, found: Around) -> boo
     return norm is None or norm_momentum(finder, norm) == norm_momentum(finder, core.steps["norm"][0])
 
 
-def shortcut_places(finder: Finder, found: Around, module: nn.Module) -> dict[str, Place]:
+def shortcut_places(finder: Finder, found: Around, counters: Mapping[str, str]) -> dict[str, Place]:
     """Where the projection's tensors live."""
     conv, norm = found.projection
     named: dict[str, str | None] = {}
@@ -135,6 +135,6 @@ def shortcut_places(finder: Finder, found: Around, module: nn.Module) -> dict[st
         named["shortcut.conv.weight"] = finder.channels.leaf(conv, "weight")
     if norm is not None:
         named |= {f"shortcut.norm.{q}": finder.channels.leaf(norm, q) for q in NORM}
-        named["shortcut.norm.num_batches_tracked"] = counter_of(module, named["shortcut.norm.running_mean"])
+        named["shortcut.norm.num_batches_tracked"] = counters.get(named["shortcut.norm.running_mean"] or "")
     axes = {"shortcut.conv.weight": "o i ...", "shortcut.norm.num_batches_tracked": ""}
     return {row: Place(name, axes.get(row, "o")) for row, name in named.items() if name is not None}
