@@ -146,6 +146,9 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
             skipped.append((path, "its steps are no submodules that could be replaced, and more is around them"))
             continue
         target = dataclasses.replace(source, column=_columns(parts, block, form))
+        # Where the shortcut stays as it is, its tensors stay where they are.
+        moved = {row: place for row, place in source.column.items() if row in target.column}
+        source = dataclasses.replace(source, column=moved)
         for place, part in parts.items():
             _replace(holder, place, part)
         _fill(holder.get_submodule("it"), dict(tensors_of(module)), source, target, module)
