@@ -138,7 +138,7 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
     for block in found.blocks:
         path = "" if block.module is module else block.path
         source = Located(path, block.spec, {r: p.inside(path) for r, p in block.places.items()}, block.plain)
-        if _is_in(block, form):
+        if is_in(block, form):
             skipped.append((path, f"it is {form} already"))
             continue
         parts = dict(_parts(block, path, form))
@@ -156,7 +156,7 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
     return holder.get_submodule("it"), ConversionRecord(form, tuple(converted), tuple(skipped))
 
 
-def _is_in(block: RecognizedBlock, form: str) -> bool:
+def is_in(block: RecognizedBlock, form: str) -> bool:
     """Whether a block's tensors are cut as the form cuts them."""
     column = column_of(form)
     return all(place.per_branch == column[row].per_branch for row, place in block.places.items())
