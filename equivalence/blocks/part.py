@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from equivalence.blocks.forms import FORMS
+from equivalence.blocks.forms import FORMS, Block, PerBranch
 from equivalence.blocks.recognition.units import SEQUENCE
 
 if TYPE_CHECKING:
@@ -37,32 +38,25 @@ class Part(nn.Module):
         form: "per-branch", "concatenated" or "grouped".
         steps: consecutive names of `SEQUENCE`.
         reduce_stride: stride of the reduce convolution.
+        block: a whole block of that form, to take the steps from; its shortcut is left out.
     """
 
-    def __init__(self, spec: BlockSpec, form: str, steps: tuple[str, ...], reduce_stride: int = 1) -> None:
+    def __init__(
+        self, spec: BlockSpec, form: str, steps: tuple[str, ...], reduce_stride: int = 1, block: Block | None = None
+    ) -> None:
         super().__init__()
         self.spec, self.form, self.steps = spec, form, steps
-        block = FORMS[form](dataclasses.replace(spec, shortcut="none"))
+        block = block or FORMS[form](dataclasses.replace(spec, shortcut="none"))
         self.branches: nn.ModuleList | None = None
-        self.stages: nn.Module | None = None
-        stages: list[nn.Module]
-        if form == "grouped":
-            stages = [block]
-        else:
-            stages = list(block.branches)  # type: ignore[arg-type]  # a ModuleList
-        for stage in stages:
-            _keep(stage, steps, reduce_stride)
         if form != "grouped":
-            if any(list(stage.children()) for stage in stages):
-                self.branches = nn.ModuleList(stages)
+            branches = [_picked(branch, steps, reduce_stride) for branch in block.get_submodule("branches").children()]
+            self.branches = nn.ModuleList(branches) if len(branches[0]) else None
         else:
-            for name in ("reduce", "transform"):
-                if len(list((child := block.get_submodule(name)).children())):
-                    setattr(self, name, child)
+            for name, stage in _picked(block, steps, reduce_stride).named_children():
+                self.add_module(name, stage)
         if "expand" in steps and form != "per-branch":
-            self.expand = block.expand
-        own = getattr(block, "bias", None) if "expand" in steps else None
-        self.bias = own if form == "per-branch" else None
+            self.expand = block.get_submodule("expand")
+        self.bias = block.bias if "expand" in steps and isinstance(block, PerBranch) else None
         if "norm" in steps:
             self.norm = block.norm
 
@@ -88,17 +82,16 @@ class Part(nn.Module):
         return f"form={self.form!r}, steps={self.steps[0]!r} to {self.steps[-1]!r}"
 
 
-def _keep(stage: nn.Module, steps: tuple[str, ...], reduce_stride: int) -> None:
-    """Remove what is no step of the part; what remains runs in order."""
+def _picked(stages: nn.Module, steps: tuple[str, ...], reduce_stride: int) -> nn.Sequential:
+    """The steps of a part out of a branch, or out of all branches at once."""
+    found: OrderedDict[str, nn.Module] = OrderedDict()
     for name in ("reduce", "transform"):
-        unit = stage.get_submodule(name)
-        for step in ("conv", "norm", "activation"):
-            if f"{name}.{step}" not in steps:
-                delattr(unit, step)
-        if name == "reduce" and f"{name}.conv" in steps:
-            conv = unit.get_submodule("conv")
-            conv.stride = tuple([reduce_stride] * len(conv.stride))  # type: ignore[arg-type,assignment]  # of a convolution
-        if isinstance(stage, nn.Sequential) and not list(unit.children()):
-            delattr(stage, name)
-    if isinstance(stage, nn.Sequential) and "expand" not in steps and hasattr(stage, "expand"):
-        delattr(stage, "expand")
+        children = stages.get_submodule(name).named_children()
+        if kept := OrderedDict((step, child) for step, child in children if f"{name}.{step}" in steps):
+            found[name] = nn.Sequential(kept)
+    if "reduce.conv" in steps:
+        conv = found["reduce"].get_submodule("conv")
+        conv.stride = (reduce_stride,) * len(conv.stride)  # type: ignore[arg-type,assignment]  # of a convolution
+    if "expand" in steps and isinstance(stages, nn.Sequential):
+        found |= {"expand": stages.get_submodule("expand")} if hasattr(stages, "expand") else {}
+    return nn.Sequential(found)

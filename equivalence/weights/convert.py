@@ -165,8 +165,9 @@ def is_in(block: RecognizedBlock, form: str) -> bool:
 def _parts(block: RecognizedBlock, path: str, form: str) -> Iterator[tuple[str, nn.Module]]:
     """What takes the place of which submodule, without data yet."""
     with torch.device("meta"):
+        whole = FORMS[form](dataclasses.replace(block.spec, shortcut="none")) if block.units else None
         for unit in block.units:
-            yield _joined(path, unit.path), Part(block.spec, form, unit.steps, block.reduce_stride)
+            yield _joined(path, unit.path), Part(block.spec, form, unit.steps, block.reduce_stride, whole)
         if not block.units and block.plain:
             yield path, FORMS[form](block.spec)
 
