@@ -80,6 +80,8 @@ class OneActivationModule(Shortcut):
 
 
 class Elementwise(nn.Module):
+    """A function of torch.nn.functional as a module."""
+
     def __init__(self, name):
         super().__init__()
         self.name = name
@@ -102,6 +104,8 @@ class ConvBlock(nn.Module):
 
 
 class NestedWrappers(Shortcut):
+    """Wrappers inside a body, shortcut and activation outside."""
+
     def __init__(self, spec):
         super().__init__(spec)
         convs, hidden = convolutions(spec), spec.hidden_channels
@@ -132,6 +136,8 @@ class NormInsideConvolution(nn.Conv2d):
 
 
 class NormsInsideConvolutions(Shortcut):
+    """Three convolutions that hold the rest."""
+
     def __init__(self, spec):
         super().__init__(spec)
         widths = (spec.hidden_channels, spec.hidden_channels, spec.out_channels)
@@ -166,6 +172,8 @@ class NormAndActivation(nn.Module):
 
 
 class FusedNorms(Shortcut):
+    """Three convolutions, three norms with activations."""
+
     def __init__(self, spec):
         super().__init__(spec)
         self.c1, self.c2, self.c3 = convolutions(spec)
@@ -210,10 +218,11 @@ class Functional(nn.Module):
         convs = [*convolutions(spec), *([projection(spec)[0]] if spec.shortcut == "projection" else [])]
         widths = [spec.hidden_channels, spec.hidden_channels, spec.out_channels, spec.out_channels]
         for i, (conv, width) in enumerate(zip(convs, widths, strict=False)):
-            for key, tensor in [*conv.named_parameters(), *norm(spec, width).named_parameters()]:
-                self.keep(i, f"{'c' if tensor.dim() > 1 or (key == 'bias' and (i, 'cbias') not in self.held and conv.bias is tensor) else 'n'}{key}", f"p{next(names)}", tensor)
-            for key, tensor in norm(spec, width).named_buffers():
-                self.keep(i, f"n{key}", f"p{next(names)}", tensor)
+            normed = norm(spec, width)
+            held = [(f"c{key}", tensor) for key, tensor in conv.named_parameters()]
+            held += [(f"n{key}", tensor) for key, tensor in [*normed.named_parameters(), *normed.named_buffers()]]
+            for key, tensor in held:
+                self.keep(i, key, f"p{next(names)}", tensor)
 
     def keep(self, i, key, name, tensor):
         (self.register_parameter if isinstance(tensor, nn.Parameter) else self.register_buffer)(name, tensor)
@@ -340,6 +349,8 @@ class Surrounded(OneActivationModule):
 
 
 class ZeroPaddedShortcut(OneActivationModule):
+    """Channels that the input lacks are zeros."""
+
     def forward(self, x):
         y = self.relu(self.n1(self.a(x)))
         y = self.n3(self.b(self.relu(self.n2(self.c(y)))))

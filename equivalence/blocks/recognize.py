@@ -208,7 +208,7 @@ def _read(
         reduce_stride=reduce_stride,
         units=tuple(dataclasses.replace(u, path=u.path.removeprefix(prefix) if prefix else u.path) for u in parts),
         input_shape=finder.trace.shapes[core.source] if not call.input_shape else call.input_shape,
-        rest=tuple(name.removeprefix(prefix) for name in _by_use(module, finder) if name.startswith(prefix) and name not in names),
+        rest=tuple(n.removeprefix(prefix) for n in _by_use(module, finder) if n.startswith(prefix) and n not in names),
     )
 
 

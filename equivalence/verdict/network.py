@@ -149,7 +149,8 @@ def compare_networks(
     if not proof:
         return _unproved(left, right, shape, mode, seed, evidence, report, str(proof))
     if evidence[1].holds is False:
-        return report(Verdict.DIFFERENT, f"{evidence[1].statement}, although the expressions are equal: a kernel is wrong")
+        statement = evidence[1].statement
+        return report(Verdict.DIFFERENT, f"{statement}, although the expressions are equal: a kernel is wrong")
     if silent:
         return report(Verdict.UNDECIDED, "vacuous: blocks with a last gamma of zero contribute nothing")
     return report(Verdict.EQUIVALENT, str(proof))
@@ -186,9 +187,7 @@ def _integers(left: nn.Module, right: nn.Module, shape: Shape, seed: int) -> Evi
     return Evidence("lattice", OUTPUTS, None if found.vacuous else True, f"equal in {found.description}")
 
 
-def _block(
-    block: RecognizedBlock, form: str, mode: Mode, seed: int, proved: dict[object, tuple[str, Proof]]
-) -> Report:
+def _block(block: RecognizedBlock, form: str, mode: Mode, seed: int, proved: dict[object, tuple[str, Proof]]) -> Report:
     """One block against one other form of it."""
     converted = convert(block, form)
     name = block.path or type(block.module).__name__
@@ -242,7 +241,8 @@ def _kind(block: RecognizedBlock) -> object:
     module = block.module
     cut = tuple((row, place.axes, place.per_branch) for row, place in block.places.items())
     # What is around a core is code: another class, or tensors of other shapes, is proved by itself.
-    around = () if block.plain else (type(module), tuple((n, tuple(t.shape)) for n, t in tensors_of(module)), repr(module))
+    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors_of(module))
+    around = () if block.plain else (type(module), shapes, repr(module))
     return block.spec, block.plain, block.reduce_stride, cut, around
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equivalence.weights.convert import Rewritten
+    from equivalence.weights.correspondence import Column, Row
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -62,12 +64,7 @@ class Plan:
                 if not old or not new or old[0] not in self.given:
                     continue
 
-                def move(
-                    tensors: list[Tensor], row: Any = row, source: Any = source, target: Any = target, c: int = cardinality
-                ) -> list[Tensor]:
-                    return list(row.scatter(target.column, row.gather(source.column, tensors, c), c))
-
-                yield old, new, move
+                yield old, new, functools.partial(_moved, row, source.column, target.column, cardinality)
 
     def metadata(self) -> dict[str, str]:
         """What the new file says of how it was made."""
@@ -256,6 +253,10 @@ def _fits(shapes: Mapping[str, tuple[int, ...]], prefix: str, plan: Plan, source
     for name, shape in plan.given.items():
         if shapes[prefix + name] != shape:
             raise CheckpointError(f"{source}: {prefix + name} has shape {shapes[prefix + name]}, but needs {shape}")
+
+
+def _moved(row: Row, source: Column, target: Column, cardinality: int, tensors: list[Tensor]) -> list[Tensor]:
+    return list(row.scatter(target, row.gather(source, tensors, cardinality), cardinality))
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:

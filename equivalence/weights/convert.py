@@ -88,7 +88,10 @@ def convert(module: nn.Module | RecognizedBlock, form: str, input_shape: Sequenc
     if isinstance(module, Block):
         return _as_form(side_of(module), form)
     try:
-        found = Found((module,), (), module.rest) if isinstance(module, RecognizedBlock) else find_blocks(module, input_shape)
+        if isinstance(module, RecognizedBlock):
+            found = Found((module,), (), module.rest)
+        else:
+            found = find_blocks(module, input_shape)
     except RecognitionError as error:
         raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}") from None
     whole = module.module if isinstance(module, RecognizedBlock) else module

@@ -81,7 +81,8 @@ class Reader:
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{self.path} is damaged: its header cannot be read ({type(error).__name__})") from None
+            what = type(error).__name__
+            raise CheckpointError(f"{self.path} is damaged: its header cannot be read ({what})") from None
 
     def _check(self, size: int) -> None:
         at = 0

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from equivalence.blocks.forms import Block
-from equivalence.blocks.recognize import RecognizedBlock, find_blocks
 from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.blocks.recognize import RecognizedBlock, find_blocks
 from equivalence.weights.correspondence import CorrespondenceError, column_of, gather, scatter
 
 if TYPE_CHECKING:

@@ -108,6 +108,8 @@ def with_parts(**parts):
 
 
 class GateInTheMiddle(styles.OneActivationModule):
+    """A gate between transform and expand."""
+
     def __init__(self, spec):
         super().__init__(spec)
         self.gate = nn.Conv2d(spec.hidden_channels, spec.hidden_channels, 1)
@@ -119,6 +121,8 @@ class GateInTheMiddle(styles.OneActivationModule):
 
 
 class PreActivation(styles.OneActivationModule):
+    """Norm and activation come first."""
+
     def __init__(self, spec):
         super().__init__(spec)
         self.n0 = styles.norm(spec, spec.in_channels)
@@ -130,6 +134,8 @@ class PreActivation(styles.OneActivationModule):
 
 
 class Basic(nn.Module):
+    """Two 3×3 convolutions."""
+
     def __init__(self):
         super().__init__()
         self.a, self.b = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
@@ -140,12 +146,16 @@ class Basic(nn.Module):
 
 
 class SharedBranch(styles.SomeoneElsesBranches):
+    """One branch, listed again and again."""
+
     def __init__(self, spec):
         super().__init__(spec)
         self.paths = nn.ModuleList([self.paths[0]] * spec.cardinality)
 
 
 class DropoutInside(styles.OneActivationModule):
+    """What only training shows."""
+
     def forward(self, x):
         y = functional.dropout(self.relu(self.n1(self.a(x))), 0.5, self.training)
         return self.finish(x, self.n3(self.b(self.relu(self.n2(self.c(y))))))

@@ -62,9 +62,7 @@ def test_every_block_is_recognised_and_every_form_has_the_published_function(nam
             assert published in (None, parameters(converted))
             torch.testing.assert_close(converted(x), expected, rtol=1e-3, atol=1e-4)
             back, _ = convert_network(converted, "grouped", shape)
-            assert all(
-                torch.equal(a, b) for a, b in zip(network.parameters(), back.parameters(), strict=True)
-            )
+            assert all(torch.equal(a, b) for a, b in zip(network.parameters(), back.parameters(), strict=True))
             del converted, back
 
 

@@ -107,14 +107,10 @@ def assemble(finder: Finder, summed: Sum, transformed: list[Track], reduced: lis
     cardinality = groups[0] if len(transforms) == 1 else len(transforms)
     if hidden % cardinality:
         raise RecognitionError(f"branches have different shapes: {hidden} channels in {cardinality}", place, 4)
-    steps = {
-        name: _layout(finder, name, reduced, cardinality, hidden)
-        for name in STEPS[:4]
-        if _nodes(reduced, name)
-    }
+    steps = {name: _layout(finder, name, reduced, cardinality, hidden) for name in STEPS[:4] if _nodes(reduced, name)}
     if len(summed.terms) not in (1, cardinality):
         terms = len(summed.terms)
-        raise RecognitionError(f"{terms} expand convolutions are summed, but there are {cardinality} branches", place, 4)
+        raise RecognitionError(f"{terms} expand convolutions are summed over {cardinality} branches", place, 4)
     steps["expand"] = list(summed.terms)
     norm, result = _norm_after(finder, summed, place)
     steps |= {"norm": [norm]} if norm else {}
@@ -154,7 +150,8 @@ def _layout(finder: Finder, name: str, tracks: list[Track], cardinality: int, hi
     elif len(nodes) == cardinality:
         raise RecognitionError(f"branches have different shapes: widths {sorted(set(sizes))} in {name}", place, 4)
     elif len(nodes) < cardinality and sum(sizes) < hidden:
-        raise RecognitionError(f"weights are shared between branches: {len(nodes)} × {name} for {cardinality}", place, 4)
+        few = f"{len(nodes)} × {name} for {cardinality}"
+        raise RecognitionError(f"weights are shared between branches: {few}", place, 4)
     else:
         raise RecognitionError(f"{len(nodes)} × {name} cannot be laid out over {cardinality} branches", place, 4)
     for track in tracks:

@@ -85,8 +85,10 @@ class Channels:
 
     def bookkeeping(self, node: Node) -> bool:
         """Whether a node only lays channels side by side or takes some of them."""
-        return bool(node.outputs) and len(self.trace.shapes[node.outputs[0]]) > 1 and any(
-            True for _ in self._inner(node, node.outputs[0])
+        return (
+            bool(node.outputs)
+            and len(self.trace.shapes[node.outputs[0]]) > 1
+            and any(True for _ in self._inner(node, node.outputs[0]))
         )
 
     def stretch(self, value: int) -> tuple[list[Node], list[int]]:

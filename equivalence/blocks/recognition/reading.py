@@ -169,7 +169,9 @@ def _complete(finder: Finder, nodes: list[Node], names: Iterable[str | None], st
     names = list(names)
     if None in names:
         place = finder.trace.place(nodes[names.index(None)])
-        raise RecognitionError(f"branches have different shapes: some hold a tensor in {step} that others lack", place, 6)
+        raise RecognitionError(
+            f"branches have different shapes: some hold a tensor in {step} that others lack", place, 6
+        )
     return [str(name) for name in names]
 
 
@@ -219,11 +221,4 @@ def _one(finder: Finder, node: Node, what: str, values: tuple[int, ...]) -> int:
 
 def leaf_values(nodes: Iterable[Node], names: dict[int, str]) -> list[str]:
     """The names of all parameters and buffers that operations read, in order, repeats included."""
-    return [
-        names[value]
-        for node in nodes
-        for value in node.inputs
-        if isinstance(value, int) and value in names
-    ]
-
-
+    return [names[value] for node in nodes for value in node.inputs if isinstance(value, int) and value in names]
