@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from equivalence.blocks.forms import Concatenated as Concatenated
     from equivalence.blocks.forms import Grouped as Grouped
     from equivalence.blocks.forms import PerBranch as PerBranch
+    from equivalence.blocks.recognize import RecognitionError as RecognitionError
+    from equivalence.blocks.recognize import recognize as recognize
     from equivalence.blocks.spec import BlockSpec as BlockSpec
     from equivalence.blocks.spec import SpecError as SpecError
     from equivalence.verdict.check import assert_equivalent as assert_equivalent
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from equivalence.verdict.prove import prove as prove
     from equivalence.verdict.verdict import Report as Report
     from equivalence.verdict.verdict import Verdict as Verdict
+    from equivalence.weights.convert import convert as convert
     from equivalence.weights.transfer import TransferError as TransferError
-    from equivalence.weights.transfer import convert as convert
     from equivalence.weights.transfer import transfer as transfer
 
 _HOMES = {
@@ -29,8 +31,10 @@ _HOMES = {
     "PerBranch": "blocks.forms",
     "Concatenated": "blocks.forms",
     "Grouped": "blocks.forms",
+    "recognize": "blocks.recognize",
+    "RecognitionError": "blocks.recognize",
     "transfer": "weights.transfer",
-    "convert": "weights.transfer",
+    "convert": "weights.convert",
     "TransferError": "weights.transfer",
     "compare": "arithmetic.floating",
     "prove": "verdict.prove",

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 from typer.exceptions import TyperException
 
+from equivalence import cli_networks
 from equivalence.blocks.spec import BlockSpec, Norm, Shortcut, SpecError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def _equivalence(context: typer.Context) -> None:
       equivalence report                        the seed's block: 256 channels, 32x4d, 56x56
       equivalence report --template 8x14d --mode train --gradients
       equivalence report --format json --output report.json
+      equivalence check torchvision.models:resnext50_32x4d
+      equivalence convert in.safetensors out.safetensors --model my.py:net --to per-branch
       equivalence show                          layers, shapes and parameters of each form
       equivalence show --notebook               the same for the notebook's three structures
       equivalence search --examples 100         random blocks, modes and dtypes; the worst is shown
@@ -320,6 +323,10 @@ def notebook(
         sheet = notebook_sheet(explain(seed), _replay(), seed)
     _show_sheet(sheet, format, output, quiet=quiet)
     return sheet.exit_status
+
+
+app.command()(cli_networks.check)
+app.command()(cli_networks.convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

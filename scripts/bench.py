@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import itertools
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -25,15 +26,19 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import save_file
 
 from equivalence import BlockSpec, check, compare, locate, transfer
 from equivalence.blocks.forms import FORMS, Block
+from equivalence.blocks.recognize import find_blocks
 from equivalence.blocks.reference import reference
 from equivalence.verdict.faults import CATALOGUE
 from equivalence.verdict.faults.kill import Bench, kill_table
 from equivalence.verdict.forms import Setting, build_forms
 from equivalence.verdict.memory import Memory
+from equivalence.verdict.network import check_network
 from equivalence.verdict.prove import default_shapes, prove_shapes
+from equivalence.weights.checkpoint import convert_checkpoint, plan_of
 from equivalence.weights.correspondence import gather
 
 if TYPE_CHECKING:
@@ -66,7 +71,7 @@ def peak_megabytes(code: str) -> float:
     return int(done.stdout.split()[-1]) / 1024
 
 
-def forward(block: Block, inputs: torch.Tensor) -> Callable[[], object]:
+def forward(block: torch.nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
     """A bare forward without gradients."""
 
     def run() -> object:
@@ -351,6 +356,45 @@ def bench_locate() -> None:
         # A check that fails locates too.
         ratio = locate_s / (check_s - locate_s)
         table.add_row(name, f"{check_s:.1f}", f"{locate_s:.1f}", f"{ratio:.2f}")
+    console.print(table)
+
+
+def stacked(blocks: int) -> torch.nn.Sequential:
+    """A network of the seed's blocks, for want of published ones in this environment."""
+    return torch.nn.Sequential(*(FORMS["grouped"](SEED_SPEC) for _ in range(blocks))).eval()
+
+
+def bench_recognition() -> None:
+    """Recognition of a network of 16 blocks against one forward of it at 56×56 (at most 5)."""
+    network, inputs = stacked(16), torch.randn(1, 256, 56, 56)
+    found, bare = seconds(lambda: find_blocks(network), forward(network, inputs), repeat=3)
+    table = Table("recognition (s)", "forward (s)", "ratio")
+    table.add_row(f"{found:.2f}", f"{bare:.2f}", f"{found / bare:.2f}")
+    console.print(table)
+
+
+def bench_certificate() -> None:
+    """Proofs for all weights of a network of 16 blocks against one forward at 56×56 (at most 10)."""
+    network, inputs = stacked(16), torch.randn(1, 256, 56, 56)
+    proved, bare = seconds(lambda: check_network(network, whole=False), forward(network, inputs), repeat=1)
+    table = Table("certificate (s)", "forward (s)", "ratio")
+    table.add_row(f"{proved:.2f}", f"{bare:.2f}", f"{proved / bare:.1f}")
+    console.print(table)
+
+
+def bench_checkpoint() -> None:
+    """A safetensors file of 8 of the seed's blocks, against a copy of it."""
+    network = stacked(8)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "a.safetensors"), Path(folder, "b.safetensors")
+        save_file(network.state_dict(), source)
+        with torch.device("meta"):
+            plan = plan_of(stacked(8), "per-branch")
+        convert, copy = seconds(
+            lambda: convert_checkpoint(source, target, plan), lambda: shutil.copy(source, target), repeat=3
+        )
+        table = Table("file (MB)", "convert (s)", "copy (s)", "ratio")
+        table.add_row(f"{source.stat().st_size / 1e6:.0f}", f"{convert:.2f}", f"{copy:.2f}", f"{convert / copy:.1f}")
     console.print(table)
 
 

@@ -20,10 +20,12 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
+from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.verdict.experiments import Probe, comparable, correspond, paired, run
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import Shape, base_dtype, original, tensors_of, widest_dtype
 from equivalence.weights.correspondence import ROWS
+from equivalence.weights.sides import side_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equivalence.arithmetic.floating import Mode
+    from equivalence.weights.sides import Side
 
 Weights = Literal["given", "all"]
 
@@ -114,8 +117,8 @@ def prove(
         input_shape: `(N, C, H, W)`; for two forms of a block, by default shapes of both parities
             that have corners, edges and an interior.
         mode: "eval": outputs and the input's gradient; "train": also what a step leaves behind.
-        weights: "given" takes them as they are; "all" proves two forms of one spec for every
-            weight, moved by the correspondence.
+        weights: "given" takes them as they are; "all" proves blocks of one spec, ours or
+            recognised ones, for every weight, moved by the correspondence.
         gradients: whether to prove the input's gradient in evaluation mode too.
         seed: of primes, inputs and random functions.
 
@@ -251,10 +254,10 @@ def evaluate(
         results = {}
         with as_found(module):
             own = tensors_of(module) if state is None else dict(state)
-            lifted = lift(field, module, weights, own)
+            lifted = lift(field, module, weights, own, shapes[0])
             for shape in shapes:
                 if _written(lifted):
-                    lifted = lift(field, module, weights, own)
+                    lifted = lift(field, module, weights, own, shapes[0])
                 found = run(module, lifted, _probe(field, shape), mode, gradients=gradients)
                 results.update({(shape, name): tensor for name, tensor in found.items()})
         return results
@@ -294,32 +297,40 @@ def _located(module: nn.Module, attempt: Callable[[], object]) -> Exception | No
     return None
 
 
-def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Tensor]) -> dict[str, Any]:
+def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Tensor], shape: Shape) -> dict[str, Any]:
     """Parameters and buffers over the field: their own values, or random ones that correspond."""
     copies = {name: tensor if tensor.is_floating_point() else tensor.clone() for name, tensor in own.items()}
     if weights == "given":
         return field.embed_all(copies)
-    if not isinstance(module, Block):
-        raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
-    return {**copies, **_corresponding(field, module, copies)}
+    try:
+        side = side_of(module, shape)
+    except RecognitionError as error:
+        raise ValueError(
+            f"weights='all' needs blocks that are recognised, but a {type(module).__name__} has none: {error}"
+        ) from None
+    return {**copies, **_corresponding(field, side, copies)}
 
 
-def _corresponding(field: Field, module: Block, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One random residue for every scalar of the canonical arrangement, as this form keeps it."""
-    form, cardinality = module.form, module.spec.cardinality
+def _corresponding(field: Field, side: Side, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One random residue for every scalar of the canonical arrangement, as each column keeps it."""
     drawn: dict[str, Any] = {}
-    for row in ROWS:
-        names = row.places[form].names(cardinality)
-        if names[0] not in tensors:
-            continue
-        if not tensors[names[0]].is_floating_point():
-            drawn |= {name: torch.full_like(tensors[name], _BATCHES_SEEN) for name in names}
-            continue
-        shape = row.gather(form, [tensors[name] for name in names], cardinality).shape
-        canonical = field.variables(shape, f"weights/{row.name}")
-        scalars = torch.arange(shape.numel()).view(shape)
-        for name, which in zip(names, row.scatter(form, scalars, cardinality), strict=True):
-            drawn[name] = canonical.flatten()[which]
+    for number, block in enumerate(side.blocks):
+        cardinality = block.spec.cardinality
+        for row in ROWS:
+            names = row.names(block.column, cardinality)
+            if not names or names[0] not in tensors:
+                continue
+            if not tensors[names[0]].is_floating_point():
+                drawn |= {name: torch.full_like(tensors[name], _BATCHES_SEEN) for name in names}
+                continue
+            shape = row.gather(block.column, [tensors[name] for name in names], cardinality).shape
+            canonical = field.variables(shape, f"weights/{number}/{row.name}")
+            scalars = torch.arange(shape.numel()).view(shape)
+            for name, which in zip(names, row.scatter(block.column, scalars, cardinality), strict=True):
+                drawn[name] = canonical.flatten()[which]
+    for number, name in enumerate(side.rest):
+        if tensors[name].is_floating_point():
+            drawn[name] = field.variables(tuple(tensors[name].shape), f"weights/rest/{number}")
     return drawn
 
 
@@ -342,7 +353,7 @@ def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
         return []
     field = Field(seed, _PRIMES["eval"], base_dtype(module))
     with as_found(module):
-        tensors = lift(field, module, "given", tensors_of(module))
+        tensors = lift(field, module, "given", tensors_of(module), shape)
         names = [name for name, _ in module.named_parameters()]
         leaves = {name: tensors[name].detach().requires_grad_() for name in names}
         module.eval()

@@ -3,7 +3,9 @@
 Guarantee: every tensor of every form stands in exactly one row of `ROWS`, and within a row the
 patterns of two forms are two arrangements of the same axes, so the table is a bijection between
 the scalars of any two forms. A pattern read backwards is the inverse and two patterns in a row are
-a composition, so nothing about *pairs* of forms is written anywhere. A new form is one more column.
+a composition, so nothing about *pairs* of forms is written anywhere. A new form is one more column,
+and so is a block that was recognised in somebody else's module: its column is data, read off its
+dataflow, where the columns of the three forms are written below.
 
 A pattern is einops' and arranges the canonical axes of its row, in which branches are an axis of
 their own (`c`; `o` and `i` are output and input channels, `...` the spatial axes). A path with
@@ -14,49 +16,26 @@ canonical ones holds copies: counters of batches are repeated per branch and hav
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import einops
 import torch
 
+from equivalence.blocks.place import Place, axes_of
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
 
+# Where a block keeps each quantity, by the name of its row.
+Column = Mapping[str, Place]
+
+
 class CorrespondenceError(ValueError):
     """Tensors of a form do not fit the table."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where a form keeps a quantity: a path, and the arrangement of the canonical axes there."""
-
-    path: str
-    axes: str
-
-    @property
-    def per_branch(self) -> bool:
-        """Whether there is one tensor for each branch."""
-        return "{c}" in self.path
-
-    def name(self, branch: int) -> str:
-        """The name of the tensor that holds a branch."""
-        return self.path.format(c=branch)
-
-    def names(self, cardinality: int) -> list[str]:
-        """The tensors' names, one for each branch or just one."""
-        return [self.name(branch) for branch in range(cardinality if self.per_branch else 1)]
-
-    def region(self, branch: int, cardinality: int, shape: Sequence[int]) -> str:
-        """The slice that holds a branch where branches share a tensor: `expand.weight[:, 4:8]`."""
-        for axis, token in enumerate(re.findall(r"\([^)]*\)|\S+", self.axes)):
-            if "c" in _axes(token):
-                width = shape[axis] // cardinality
-                return f"{self.path}[{':, ' * axis}{branch * width}:{(branch + 1) * width}]"
-        return self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,39 +44,53 @@ class Row:
 
     name: str
     axes: str
-    places: Mapping[str, Place]
+    places: Column
 
-    def gather(self, form: str, tensors: Sequence[Tensor], cardinality: int) -> Tensor:
-        """A form's tensors in the canonical arrangement.
+    def place(self, column: str | Column) -> Place | None:
+        """Where a form, or a block with a column of its own, keeps the quantity."""
+        return self.places[column] if isinstance(column, str) else column.get(self.name)
+
+    def names(self, column: str | Column, cardinality: int) -> list[str]:
+        """The names of the tensors that hold it there, none if it is not kept."""
+        place = self.place(column)
+        return place.names(cardinality) if place else []
+
+    def gather(self, column: str | Column, tensors: Sequence[Tensor], cardinality: int) -> Tensor:
+        """A column's tensors in the canonical arrangement.
 
         Raises:
             CorrespondenceError: if they do not fit the pattern, or copies of one scalar disagree.
         """
-        place = self.places[form]
+        place = self._kept(column)
         if len({(tensor.shape, tensor.dtype) for tensor in tensors}) != 1:
             seen = [f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors]
             raise CorrespondenceError(f"branches of {self.name} differ in shape or dtype: {seen}")
         whole = torch.stack(list(tensors)) if place.per_branch else tensors[0]
-        copies = _axes(place.axes) - _axes(self.axes)
+        copies = axes_of(place.axes) - axes_of(self.axes)
         try:
             if copies:
                 return self._agreed(whole)
             return _rearrange(whole, place.axes, self.axes, cardinality)
         except einops.EinopsError as error:
             raise CorrespondenceError(
-                f"{place.path} has shape {tuple(tensors[0].shape)}, which is no "
+                f"{place.label} has shape {tuple(tensors[0].shape)}, which is no "
                 f"'{place.axes}' with c={cardinality}: {str(error).splitlines()[-1].strip()}"
             ) from None
 
-    def scatter(self, form: str, canonical: Tensor, cardinality: int) -> Sequence[Tensor]:
-        """The canonical tensor as a form keeps it: views where that is possible."""
-        place = self.places[form]
-        if copies := _axes(place.axes) - _axes(self.axes):
+    def scatter(self, column: str | Column, canonical: Tensor, cardinality: int) -> Sequence[Tensor]:
+        """The canonical tensor as a column keeps it: views where that is possible."""
+        place = self._kept(column)
+        if copies := axes_of(place.axes) - axes_of(self.axes):
             sizes = dict.fromkeys(copies, cardinality)
             whole = einops.repeat(canonical, f"{self.axes} -> {place.axes}", **sizes)
         else:
             whole = _rearrange(canonical, self.axes, place.axes, cardinality)
         return whole.unbind(0) if place.per_branch else [whole]
+
+    def _kept(self, column: str | Column) -> Place:
+        if (place := self.place(column)) is None:
+            raise CorrespondenceError(f"{self.name} has no counterpart")
+        return place
 
     def _agreed(self, copies: Tensor) -> Tensor:
         """The one value of all copies along the first axis."""
@@ -107,12 +100,8 @@ class Row:
 
 
 def _rearrange(tensor: Tensor, source: str, target: str, cardinality: int) -> Tensor:
-    sizes = {"c": cardinality} if "c" in _axes(source) else {}
+    sizes = {"c": cardinality} if "c" in axes_of(source) else {}
     return einops.rearrange(tensor, f"{source} -> {target}", **sizes)
-
-
-def _axes(pattern: str) -> set[str]:
-    return set(re.findall(r"\w+", pattern))
 
 
 def _row(name: str, axes: str, **places: str) -> Row:
@@ -191,6 +180,12 @@ ROWS: tuple[Row, ...] = (
     *(_after_sum(f"shortcut.norm.{name}", axes) for name, axes in _NORM.items()),
 )  # fmt: skip
 
+
+def column_of(form: str) -> Column:
+    """The column of a form: where it keeps the quantity of every row."""
+    return {row.name: row.places[form] for row in ROWS}
+
+
 # Activations correspond like weights do. A path names a submodule, and what it receives or returns
 # is the stage: the sum over branches is no module, but the norm receives it.
 STAGES: tuple[tuple[Row, Literal["receives", "returns"]], ...] = (
@@ -200,8 +195,8 @@ STAGES: tuple[tuple[Row, Literal["receives", "returns"]], ...] = (
 )
 
 
-def gather(form: str, tensors: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
-    """A form's named tensors in the canonical arrangement, branches as an axis of their own.
+def gather(column: str | Column, tensors: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
+    """A block's named tensors in the canonical arrangement, branches as an axis of their own.
 
     >>> gather("grouped", {"expand.weight": torch.zeros(8, 6, 1, 1)}, cardinality=2)[
     ...     "expand.weight"
@@ -209,7 +204,7 @@ def gather(form: str, tensors: Mapping[str, Tensor], cardinality: int) -> dict[s
     torch.Size([2, 8, 3, 1, 1])
 
     Args:
-        form: the form's name.
+        column: the form's name, or the column of a recognised block.
         tensors: some or all of its tensors (weights, gradients, moments) by name.
         cardinality: number of branches.
 
@@ -222,7 +217,7 @@ def gather(form: str, tensors: Mapping[str, Tensor], cardinality: int) -> dict[s
     canonical: dict[str, Tensor] = {}
     left = set(tensors)
     for row in ROWS:
-        names = row.places[form].names(cardinality)
+        names = row.names(column, cardinality)
         present = [name for name in names if name in left]
         if not present:
             continue
@@ -230,14 +225,14 @@ def gather(form: str, tensors: Mapping[str, Tensor], cardinality: int) -> dict[s
             missing = next(name for name in names if name not in left)
             raise CorrespondenceError(f"{missing} is missing, but {present[0]} is there")
         left.difference_update(present)
-        canonical[row.name] = row.gather(form, [tensors[name] for name in names], cardinality)
+        canonical[row.name] = row.gather(column, [tensors[name] for name in names], cardinality)
     if left:
         raise CorrespondenceError(f"{sorted(left)[0]} has no counterpart in the other forms")
     return canonical
 
 
-def scatter(form: str, canonical: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
-    """Canonical tensors as a form names and arranges them: the inverse of `gather`.
+def scatter(column: str | Column, canonical: Mapping[str, Tensor], cardinality: int) -> dict[str, Tensor]:
+    """Canonical tensors as a block names and arranges them: the inverse of `gather`.
 
     >>> canonical = {"expand.weight": torch.zeros(2, 8, 3, 1, 1)}
     >>> weights = scatter("per-branch", canonical, cardinality=2)
@@ -245,13 +240,13 @@ def scatter(form: str, canonical: Mapping[str, Tensor], cardinality: int) -> dic
     [('branches.0.expand.weight', (8, 3, 1, 1)), ('branches.1.expand.weight', (8, 3, 1, 1))]
 
     Args:
-        form: the form's name.
+        column: the form's name, or the column of a recognised block.
         canonical: tensors by the name of their row.
         cardinality: number of branches.
     """
     tensors: dict[str, Tensor] = {}
     for row in ROWS:
         if row.name in canonical:
-            names = row.places[form].names(cardinality)
-            tensors.update(zip(names, row.scatter(form, canonical[row.name], cardinality), strict=True))
+            parts = row.scatter(column, canonical[row.name], cardinality)
+            tensors.update(zip(row.names(column, cardinality), parts, strict=True))
     return tensors

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from equivalence.blocks.forms import FORMS, Block
-from equivalence.weights.correspondence import ROWS, CorrespondenceError, gather, scatter
-from equivalence.weights.optimizer import moved_numbers, moved_state
+from equivalence.blocks.forms import FORMS
+from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.weights.correspondence import ROWS, CorrespondenceError
+from equivalence.weights.optimizer import moved_state
+from equivalence.weights.sides import Located, Side, counterparts, owned, side_of, tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
+
+    from equivalence.blocks.recognize import RecognizedBlock
 
 
 class TransferError(ValueError):
@@ -60,8 +64,8 @@ class TransferRecord:
 
 
 def transfer(
-    source: nn.Module,
-    target: nn.Module,
+    source: nn.Module | RecognizedBlock,
+    target: nn.Module | RecognizedBlock,
     *,
     gradients: bool = False,
     optimizers: tuple[Optimizer, Optimizer] | None = None,
@@ -80,8 +84,9 @@ def transfer(
     Parameters, running statistics and counters move; device and dtype stay those of the target.
 
     Args:
-        source: the block that is read.
-        target: the block that is written, of the same spec, in any form.
+        source: the block that is read: a form, or any module in which `recognize` finds blocks.
+        target: the block that is written, of the same spec, in any form or any coding. What is
+            around the blocks of both sides is paired in the order of its use.
         gradients: whether each parameter's `.grad` moves too.
         optimizers: the source's and the target's optimiser, of one class and equal settings;
             what they remember of each parameter (momentum, moments, step) moves too. Exact for
@@ -94,20 +99,20 @@ def transfer(
     Raises:
         TransferError: if spec, tensors, shapes, dtypes or optimisers do not fit.
     """
-    left, right = _block(source, "source"), _block(target, "target")
-    _same_spec(left, right)
+    left, right = _side(source, "source"), _side(target, "target")
+    _same_specs(left, right)
     with _transfer_errors():
-        given, old = dict(_tensors(left)), dict(_tensors(right))
-        new = _counterparts(given, left, right)
-        _fits(new, old, lossy=lossy)
+        given, old = dict(tensors_of(left.module)), dict(tensors_of(right.module))
+        new = counterparts(given, left, right)
+        _fits(new, old, lossy=lossy, optional=_uncounted(left, right))
         _unshared(old)
-        staged = {name: value.to(old[name]) for name, value in new.items()}
+        staged = {name: value.to(old[name]) for name, value in new.items() if name in old}
         grads = _moved_gradients(left, right, lossy=lossy) if gradients else {}
         states = _moved_states(left, right, optimizers) if optimizers else {}
     with _restored_on_error(old):
         for name, value in staged.items():
             old[name].copy_(value)
-    for name, parameter in right.named_parameters() if gradients or optimizers else ():
+    for name, parameter in right.module.named_parameters() if gradients or optimizers else ():
         if gradients:
             parameter.grad = grads.get(name)
         if optimizers and states[name]:
@@ -117,95 +122,51 @@ def transfer(
     return _record(left, right, given, old)
 
 
-def convert(module: nn.Module, form: str) -> Block:
-    """The same block in another form: a new module, same weights, mode, device and dtype.
-
-    >>> from equivalence import BlockSpec, PerBranch
-    >>> block = PerBranch(BlockSpec(in_channels=8, cardinality=2, width=3))
-    >>> convert(block, "grouped").transform.conv.weight.shape
-    torch.Size([6, 3, 3, 3])
-
-    Args:
-        module: the block to convert; it stays as it is.
-        form: "per-branch", "concatenated" or "grouped".
-
-    Raises:
-        TransferError: if the module is no form of a block, or the form is unknown.
-    """
-    block = _block(module, "module")
-    if form not in FORMS:
-        raise TransferError(f"form (={form!r}) must be one of {', '.join(FORMS)}")
-    with torch.device("meta"):
-        converted = FORMS[form](block.spec)
-    old = dict(_tensors(block))
-
-    def flags(what: str, of: Mapping[str, bool]) -> dict[str, float]:
-        return moved_numbers(what, of, old, lambda spread: _counterparts(spread, block, converted))
-
-    with _transfer_errors():
-        tensors = _counterparts(old, block, converted)
-        requires_grad = flags(
-            "requires_grad",
-            {n: p.requires_grad for n, p in block.named_parameters(remove_duplicate=False)},
-        )
-        modes = flags(
-            "training mode",
-            {n: _owner(block, n).training for n, _ in block.named_buffers(remove_duplicate=False)},
-        )
-    converted.load_state_dict({name: _owned(t) for name, t in tensors.items()}, assign=True)
-    for name, parameter in converted.named_parameters():
-        parameter.requires_grad_(bool(requires_grad[name]))
-    converted.train(block.training)
-    for name, training in modes.items():  # a norm may have been frozen by itself
-        _owner(converted, name).training = bool(training)
-    return converted
-
-
-def _block(module: nn.Module, side: str) -> Block:
-    if not isinstance(module, Block):
+def _side(subject: nn.Module | RecognizedBlock, side: str) -> Side:
+    try:
+        return side_of(subject)
+    except RecognitionError as error:
         raise TransferError(
-            f"{side} is a {type(module).__name__}, but must be one of the forms "
-            + ", ".join(form.__name__ for form in FORMS.values())
-        )
-    return module
+            f"{side} is a {type(subject).__name__}, but must be one of the forms "
+            f"{', '.join(form.__name__ for form in FORMS.values())} or hold a block that is recognised: {error}"
+        ) from None
 
 
-def _owner(block: Block, name: str) -> nn.Module:
-    """The submodule that a tensor belongs to."""
-    return block.get_submodule(name.rpartition(".")[0])
+def _same_specs(left: Side, right: Side) -> None:
+    if len(left.blocks) != len(right.blocks):
+        counts = f"{len(left.blocks)} blocks in the source and {len(right.blocks)} in the target"
+        raise TransferError(f"there are {counts}, which cannot be paired")
+    for one, other in zip(left.blocks, right.blocks, strict=True):
+        source, target = one.identity(), other.identity()
+        differing = [
+            f"{field} is {source[field]!r} in the source and {target[field]!r} in the target"
+            for field in source
+            if source[field] != target[field]
+        ]
+        if differing:
+            where = f" of {one.path or other.path}" if one.path or other.path else ""
+            raise TransferError(f"specs{where} differ: " + "; ".join(differing))
 
 
-def _same_spec(left: Block, right: Block) -> None:
-    source, target = left.spec.to_dict(), right.spec.to_dict()
-    differing = [
-        f"{field} is {source[field]!r} in the source and {target[field]!r} in the target"
-        for field in source
-        if source[field] != target[field]
-    ]
-    if differing:
-        raise TransferError("specs differ: " + "; ".join(differing))
+def _uncounted(left: Side, right: Side) -> set[str]:
+    """Counters of batches that one side does not keep, and that no momentum of the spec needs."""
+    return {
+        name
+        for one, other in ((left, right), (right, left))
+        for block, against in zip(one.blocks, other.blocks, strict=True)
+        if block.spec.momentum is not None
+        for name in block.counters_beyond(against)
+    }
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name, the live ones."""
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        yield name, parameter.detach()
-    yield from module.named_buffers(remove_duplicate=False)
-
-
-def _counterparts(tensors: Mapping[str, Tensor], left: Block, right: Block) -> dict[str, Tensor]:
-    """The left block's tensors as the right block's form names and arranges them."""
-    cardinality = left.spec.cardinality
-    return scatter(right.form, gather(left.form, tensors, cardinality), cardinality)
-
-
-def _fits(new: Mapping[str, Tensor], old: Mapping[str, Tensor], *, lossy: bool) -> None:
+def _fits(new: Mapping[str, Tensor], old: Mapping[str, Tensor], *, lossy: bool, optional: Collection[str] = ()) -> None:
     """Both sides have the same tensors, of equal shape, and no cast loses bits unasked."""
-    if odd := sorted(new.keys() ^ old.keys()):
+    if odd := sorted((new.keys() ^ old.keys()) - set(optional)):
         side = "source" if odd[0] in old else "target"
         raise TransferError(f"{odd[0]} has no counterpart in the {side}")
     for name, value in new.items():
-        needed = old[name]
+        if (needed := old.get(name)) is None:
+            continue
         if value.shape != needed.shape:
             raise TransferError(f"{name} would get shape {tuple(value.shape)}, but needs {tuple(needed.shape)}")
         if not lossy and torch.promote_types(value.dtype, needed.dtype) != needed.dtype:
@@ -223,22 +184,17 @@ def _unshared(tensors: Mapping[str, Tensor]) -> None:
             raise TransferError(f"{name} and {other} share memory in the target; untie them first")
 
 
-def _moved_gradients(left: Block, right: Block, *, lossy: bool) -> dict[str, Tensor]:
-    parameters = dict(right.named_parameters())
-    present = {n: p.grad for n, p in left.named_parameters() if p.grad is not None}
-    grads = _counterparts(present, left, right)
+def _moved_gradients(left: Side, right: Side, *, lossy: bool) -> dict[str, Tensor]:
+    parameters = dict(right.module.named_parameters())
+    present = {n: p.grad for n, p in left.module.named_parameters() if p.grad is not None}
+    grads = counterparts(present, left, right)
     _fits(grads, {name: parameters[name] for name in grads}, lossy=lossy)
-    return {name: _owned(grad).to(parameters[name]) for name, grad in grads.items()}
+    return {name: owned(grad).to(parameters[name]) for name, grad in grads.items()}
 
 
-def _moved_states(left: Block, right: Block, optimizers: tuple[Optimizer, Optimizer]) -> dict[str, dict[str, Any]]:
-    source, target = zip((left, right), optimizers, strict=True)
-    return moved_state(source, target, lambda entries: _counterparts(entries, left, right))
-
-
-def _owned(tensor: Tensor) -> Tensor:
-    """A copy with memory of its own."""
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+def _moved_states(left: Side, right: Side, optimizers: tuple[Optimizer, Optimizer]) -> dict[str, dict[str, Any]]:
+    source, target = zip((left.module, right.module), optimizers, strict=True)
+    return moved_state(source, target, lambda entries: counterparts(entries, left, right))
 
 
 @contextlib.contextmanager
@@ -266,13 +222,23 @@ def _restored_on_error(tensors: Mapping[str, Tensor]) -> Iterator[None]:
             raise
 
 
-def _record(left: Block, right: Block, given: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> TransferRecord:
+def _record(left: Side, right: Side, given: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> TransferRecord:
     """The mapping in words, read off the same table that moved the tensors."""
+    moves: list[Move] = []
+    for one, other in zip(left.blocks, right.blocks, strict=True):
+        moves += _block_moves(one, other, given, written)
+    for origin, goal in zip(left.rest, right.rest, strict=False):
+        moves.append(Move(origin, goal, tuple(written[goal].shape)))
+    return TransferRecord(left.label, right.label, tuple(moves))
+
+
+def _block_moves(
+    left: Located, right: Located, given: Mapping[str, Tensor], written: Mapping[str, Tensor]
+) -> Iterator[Move]:
     cardinality = left.spec.cardinality
-    moves = []
     for row in ROWS:
-        source, target = row.places[left.form], row.places[right.form]
-        if source.names(cardinality)[0] not in given:
+        source, target = left.column.get(row.name), right.column.get(row.name)
+        if source is None or target is None or source.names(cardinality)[0] not in given:
             continue
         apart = source.per_branch or target.per_branch
         for branch in range(cardinality if apart else 1):
@@ -282,5 +248,4 @@ def _record(left: Block, right: Block, given: Mapping[str, Tensor], written: Map
                 origin = source.region(branch, cardinality, whole)
             if apart and not target.per_branch:
                 goal, shape = target.region(branch, cardinality, shape), whole
-            moves.append(Move(origin, goal, shape))
-    return TransferRecord(left.form, right.form, tuple(moves))
+            yield Move(origin, goal, shape)

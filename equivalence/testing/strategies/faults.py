@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import SearchStrategy
 
-    from equivalence.testing.catalogue import Fault
+    from equivalence.verdict.faults.fault import Fault
 
 
 def faults(*, names: Collection[str] | None = None) -> SearchStrategy[Fault]:

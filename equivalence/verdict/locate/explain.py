@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from equivalence.arithmetic.floating import compare, cotangent_of
+from equivalence.blocks.forms import Block
 from equivalence.verdict.faults.catalogue import CATALOGUE
 from equivalence.verdict.faults.edits import canonical
 from equivalence.verdict.faults.fault import DoesNotApply, Spot
 from equivalence.verdict.locate.scalars import differing_branches, first_scalar
 from equivalence.verdict.prove import prove_shapes
-from equivalence.weights.transfer import TransferError, convert
+from equivalence.weights.convert import convert
+from equivalence.weights.transfer import TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from equivalence.arithmetic.floating import Mode
-    from equivalence.blocks.forms import Block
     from equivalence.verdict.faults.fault import Fault
     from equivalence.verdict.modules import Shape
 
@@ -59,6 +60,8 @@ def explanation(
             same_form = convert(clean, faulty.form)
         except TransferError:
             continue  # a side that is no clean form any more is not where to plant in
+        if not isinstance(same_form, Block):
+            continue
         for fault, planted in _candidates(same_form, faulty, spots, x, mode):
             if proofs == _MOST_PROOFS:
                 return None

@@ -18,8 +18,8 @@ from equivalence.verdict.faults.fault import DoesNotApply
 from equivalence.verdict.locate.seen import parting, seen
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.witness import witness_input
+from equivalence.weights.convert import convert
 from equivalence.weights.correspondence import ROWS, scatter
-from equivalence.weights.transfer import convert
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

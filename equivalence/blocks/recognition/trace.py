@@ -1,0 +1,285 @@
+"""What a module does to its input: every operation, with the tensors that flow between them.
+
+Guarantee: the module is left as it was found. Buffers are lent as copies, modes are set and put
+back, random generators are forked, and hooks that listen are global, so nothing is attached to it.
+Tensors are followed by identity: a parameter is known by its name because it *is* that parameter,
+and an operation that writes in place gives the tensor, and every view of its memory, a new value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch._ops import OpOverload
+
+# A counter that no network has, so that an average over all batches is told from a momentum.
+COUNTED = 99_990
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """A place in a node's arguments that holds a value."""
+
+    value: int
+
+
+@dataclasses.dataclass
+class Node:
+    """One operation: its arguments with `Ref` for every tensor, and the values it returned."""
+
+    index: int
+    func: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: tuple[int, ...] = ()
+
+    @property
+    def op(self) -> str:
+        """The operation's name: `convolution`, or `relu` for both relu and relu_."""
+        name: str = self.func._schema.name.removeprefix("aten::")
+        return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+    @property
+    def inputs(self) -> list[int]:
+        """The values it reads."""
+        leaves = pytree.tree_leaves((self.args, self.kwargs))
+        return [leaf.value for leaf in leaves if isinstance(leaf, Ref)]
+
+    def argument(self, *names: str) -> Any:
+        """The argument of the first of these names that the operation has."""
+        for i, argument in enumerate(self.func._schema.arguments):
+            if argument.name in names:
+                given = self.args[i] if i < len(self.args) else None
+                return self.kwargs.get(argument.name, given if i < len(self.args) else argument.default_value)
+        raise KeyError(names)
+
+
+@dataclasses.dataclass
+class Call:
+    """One call of a submodule: the operations inside, the value that went in and the one that came out."""
+
+    path: str
+    first: int
+    received: int | None
+    input_shape: tuple[int, ...]
+    last: int = -1
+    returned: int | None = None
+
+    def covers(self, nodes: set[int]) -> bool:
+        """Whether all these operations happened inside."""
+        return all(self.first <= index < self.last for index in nodes)
+
+
+@dataclasses.dataclass
+class Trace:
+    """The dataflow of one run.
+
+    Attributes:
+        nodes: the operations in the order in which they ran.
+        producer: the node that returned a value; leaves have none.
+        shapes: of every value.
+        names: of the values that are parameters or buffers.
+        input, output: the value that went in, and the one that came out if it is a tensor.
+        calls: of submodules, the whole module first.
+        counters: names of the integer buffers that were counted up, by the module they belong to.
+    """
+
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    producer: dict[int, Node] = dataclasses.field(default_factory=dict)
+    shapes: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    names: dict[int, str] = dataclasses.field(default_factory=dict)
+    input: int = -1
+    output: int | None = None
+    calls: list[Call] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._users: dict[int, list[Node]] | None = None
+
+    def users(self, value: int) -> list[Node]:
+        """The operations that read a value."""
+        if self._users is None:
+            self._users = {}
+            for node in self.nodes:
+                for read in dict.fromkeys(node.inputs):
+                    self._users.setdefault(read, []).append(node)
+        return self._users.get(value, [])
+
+    def place(self, node: Node) -> str:
+        """The innermost submodule in which an operation ran."""
+        inside = [call for call in self.calls if call.covers({node.index})]
+        return max(inside, key=lambda call: call.first).path if inside else ""
+
+
+def trace(module: nn.Module, x: Tensor, *, training: bool) -> Trace:
+    """Run a module once and write down what it does.
+
+    >>> block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True))
+    >>> [node.op for node in trace(block, torch.zeros(2, 3, 5, 5), training=False).nodes]
+    ['convolution', 'relu']
+
+    Args:
+        module: any module of one input.
+        x: a small input `(N, C, H, W)`, on the module's device.
+        training: whether it runs as in training.
+
+    Returns:
+        the trace, without any tensor in it.
+    """
+    buffers = {name: _lent(tensor) for name, tensor in module.named_buffers()}
+    leaves = {**dict(module.named_parameters()), **buffers}
+    recorder = _Recorder(leaves, module)
+    with _left_alone(module, training), torch.no_grad(), recorder.listening():
+        recorder.trace.input = recorder.value(x)
+        with recorder:
+            output = functional_call(module, buffers, (x,))
+    recorder.trace.output = recorder.value(output) if isinstance(output, Tensor) else None
+    return recorder.trace
+
+
+def _lent(buffer: Tensor) -> Tensor:
+    """A copy that may be written to; counters start at a number of ours, and are never without data."""
+    if buffer.dim() == 0 and not buffer.is_floating_point():
+        return torch.full((), COUNTED, dtype=buffer.dtype, device="cpu" if buffer.is_meta else buffer.device)
+    return buffer.detach().clone()
+
+
+@contextlib.contextmanager
+def _left_alone(module: nn.Module, training: bool) -> Iterator[None]:
+    """Modes are set one by one: a module's own `train` may keep some of its parts frozen."""
+    modes = [(part, part.training) for part in module.modules()]
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        for part, _ in modes:
+            part.training = training
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        for part, was in modes:
+            part.training = was
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
+    """Gives every tensor a number and every operation a node."""
+
+    def __init__(self, leaves: dict[str, Tensor], module: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.trace = Trace()
+        self.kept: list[Tensor] = []  # what is alive keeps its identity
+        self.numbers: dict[int, int] = {}
+        self.views: dict[int, list[Tensor]] = {}
+        self.fresh = itertools.count()
+        self.paths = {id(part): name for name, part in reversed(list(module.named_modules()))}
+        self.open: list[Call] = []
+        for name, tensor in leaves.items():
+            self.trace.names[self.value(tensor)] = name
+
+    def value(self, tensor: Tensor) -> int:
+        """The number of what a tensor holds now."""
+        if id(tensor) not in self.numbers:
+            self._know(tensor, next(self.fresh))
+        return self.numbers[id(tensor)]
+
+    def _know(self, tensor: Tensor, number: int) -> None:
+        if id(tensor) not in self.numbers:
+            self.kept.append(tensor)
+            self.views.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+        self.numbers[id(tensor)] = number
+        self.trace.shapes[number] = tuple(tensor.shape)
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Note the operation and run it."""
+        kwargs = kwargs or {}
+        noted = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
+        result = func(*args, **kwargs)
+        if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
+            self._know(result, noted[0][0].value)
+            return result
+        node = Node(len(self.trace.nodes), func, *noted)
+        self.trace.nodes.append(node)
+        written = self._written(func, args, kwargs)
+        if written:
+            node.outputs = tuple(self._rewrite(tensor, node) for tensor in written)
+        else:
+            outputs = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
+            node.outputs = tuple(self._returned(tensor, node) for tensor in outputs)
+        return result
+
+    def _returned(self, tensor: Tensor, node: Node) -> int:
+        number = next(self.fresh)
+        self._know(tensor, number)
+        self.trace.producer[number] = node
+        return number
+
+    @staticmethod
+    def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        written = []
+        for i, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                given = args[i] if i < len(args) else kwargs.get(argument.name)
+                written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
+        return written
+
+    def _rewrite(self, tensor: Tensor, node: Node) -> int:
+        """A new value for a tensor that was written to, and for every view of its memory."""
+        number = self._returned(tensor, node)
+        for view in self.views[tensor.untyped_storage()._cdata]:
+            if view is tensor or self.numbers[id(view)] in self.trace.names:
+                continue
+            if _same_elements(view, tensor):
+                self._know(view, number)
+            else:
+                self._returned(view, node)
+        return number
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note the calls of submodules too."""
+        handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+        path = self.paths.get(id(module), "?")
+        shape = () if x is None else tuple(x.shape)
+        call = Call(path, len(self.trace.nodes), None if x is None else self.value(x), shape)
+        self.open.append(call)
+        self.trace.calls.append(call)
+
+    def _leave(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        call = self.open.pop()
+        call.last = len(self.trace.nodes)
+        call.returned = self.value(output) if isinstance(output, Tensor) else None
+
+
+def _same_elements(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())

@@ -1,0 +1,253 @@
+"""The same block, or every block of a network, in another form.
+
+Guarantee: the new module computes what the old one did, in evaluation and in training, with the same
+scalars in other tensors; weights keep device, dtype and whether they are trained, parts keep their
+mode, and everything that is no part of a block, hooks included, is a plain copy. The old module
+stays as it is. Whatever could not be rewritten is left as it was, and the record says why.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from equivalence.blocks.forms import FORMS, Block
+from equivalence.blocks.part import Part
+from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.blocks.recognize import Found, RecognizedBlock, find_blocks
+from equivalence.weights.correspondence import CorrespondenceError, column_of
+from equivalence.weights.optimizer import moved_numbers
+from equivalence.weights.sides import Located, Side, across, owned, side_of, tensors_of
+from equivalence.weights.transfer import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewritten:
+    """A block of a network that is in another form now.
+
+    Attributes:
+        source, target: where its tensors were, and where they are.
+    """
+
+    source: Located
+    target: Located
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionRecord:
+    """What a conversion did; printed, one line for each block.
+
+    Attributes:
+        form: the form that was asked for.
+        converted: the blocks that were rewritten.
+        skipped: path and reason of what was left as it is.
+    """
+
+    form: str
+    converted: tuple[Rewritten, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        head = f"{len(self.converted)} blocks converted to {self.form}, {len(self.skipped)} left as they are"
+        done = [f"  {r.source.path or 'the module'}: {r.source.spec.template} → {self.form}" for r in self.converted]
+        left = [f"  {path or 'the module'}: left, {reason}" for path, reason in self.skipped]
+        return "\n".join([head, *done, *left])
+
+
+def convert(module: nn.Module | RecognizedBlock, form: str, input_shape: Sequence[int] | None = None) -> nn.Module:
+    """The same block, or the same network, with its blocks in another form: a new module, same weights.
+
+    >>> from equivalence import BlockSpec, PerBranch
+    >>> block = PerBranch(BlockSpec(in_channels=8, cardinality=2, width=3))
+    >>> convert(block, "grouped").transform.conv.weight.shape
+    torch.Size([6, 3, 3, 3])
+
+    Args:
+        module: a form, a recognised block, or any module that holds blocks; it stays as it is.
+        form: "per-branch", "concatenated" or "grouped".
+        input_shape: `(N, C, H, W)` of an input of the module; guessed by default.
+
+    Returns:
+        one of the three forms where the module is one block and nothing else; otherwise a copy of
+        the module in which every block is rewritten.
+
+    Raises:
+        TransferError: if there is no block in the module, or the form is unknown.
+    """
+    if form not in FORMS:
+        raise TransferError(f"form (={form!r}) must be one of {', '.join(FORMS)}")
+    if isinstance(module, Block):
+        return _as_form(side_of(module), form)
+    try:
+        if isinstance(module, RecognizedBlock):
+            found = Found((module,), (), module.rest)
+        else:
+            found = find_blocks(module, input_shape)
+    except RecognitionError as error:
+        raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}") from None
+    whole = module.module if isinstance(module, RecognizedBlock) else module
+    if len(found.blocks) == 1 and found.blocks[0].plain and found.blocks[0].module is whole:
+        return _as_form(side_of(found.blocks[0]), form)
+    return rewrite(whole, found, form)[0]
+
+
+def convert_network(
+    module: nn.Module, form: str, input_shape: Sequence[int] | None = None
+) -> tuple[nn.Module, ConversionRecord]:
+    """A copy of a network with every block in another form, and the record of what was done.
+
+    >>> from equivalence import BlockSpec, Grouped
+    >>> spec = BlockSpec(in_channels=4, cardinality=2, width=2)
+    >>> network, record = convert_network(nn.Sequential(Grouped(spec), nn.Flatten()), "per-branch")
+    >>> print(record)
+    1 blocks converted to per-branch, 0 left as they are
+      0: 2x2d → per-branch
+
+    Args:
+        module: any module that holds blocks; it stays as it is.
+        form: "per-branch", "concatenated" or "grouped".
+        input_shape: `(N, C, H, W)` of an input of the module; guessed by default.
+
+    Raises:
+        TransferError: if there is no block in the module, or the form is unknown.
+    """
+    if form not in FORMS:
+        raise TransferError(f"form (={form!r}) must be one of {', '.join(FORMS)}")
+    try:
+        found = find_blocks(module, input_shape)
+    except RecognitionError as error:
+        raise TransferError(str(error)) from None
+    return rewrite(module, found, form)
+
+
+def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, ConversionRecord]:
+    """`convert_network` of a module whose blocks were found already."""
+    if not found.blocks:
+        error = found.refusal()
+        raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}")
+    holder = nn.Module()
+    holder.add_module("it", copy.deepcopy(module))
+    converted: list[Rewritten] = []
+    skipped = [(refusal.place, refusal.reason) for refusal in found.refused]
+    for block in found.blocks:
+        path = "" if block.module is module else block.path
+        source = Located(path, block.spec, {r: p.inside(path) for r, p in block.places.items()}, block.plain)
+        if is_in(block, form):
+            skipped.append((path, f"it is {form} already"))
+            continue
+        parts = dict(_parts(block, path, form))
+        if not parts:
+            skipped.append((path, "its steps are no submodules that could be replaced, and more is around them"))
+            continue
+        target = dataclasses.replace(source, column=_columns(parts, block, form))
+        # Where the shortcut stays as it is, its tensors stay where they are.
+        moved = {row: place for row, place in source.column.items() if row in target.column}
+        source = dataclasses.replace(source, column=moved)
+        for place, part in parts.items():
+            _replace(holder, place, part)
+        _fill(holder.get_submodule("it"), dict(tensors_of(module)), source, target, module)
+        converted.append(Rewritten(source, target))
+    return holder.get_submodule("it"), ConversionRecord(form, tuple(converted), tuple(skipped))
+
+
+def is_in(block: RecognizedBlock, form: str) -> bool:
+    """Whether a block's tensors are cut as the form cuts them."""
+    column = column_of(form)
+    return all(place.per_branch == column[row].per_branch for row, place in block.places.items())
+
+
+def _parts(block: RecognizedBlock, path: str, form: str) -> Iterator[tuple[str, nn.Module]]:
+    """What takes the place of which submodule, without data yet."""
+    with torch.device("meta"):
+        whole = FORMS[form](dataclasses.replace(block.spec, shortcut="none")) if block.units else None
+        for unit in block.units:
+            yield _joined(path, unit.path), Part(block.spec, form, unit.steps, block.reduce_stride, whole)
+        if not block.units and block.plain:
+            yield path, FORMS[form](block.spec)
+
+
+def _columns(parts: Mapping[str, nn.Module], block: RecognizedBlock, form: str) -> dict[str, Place]:
+    """The column of the parts together, named from the network."""
+    column: dict[str, Place] = {}
+    for path, part in parts.items():
+        held = {name for name, _ in tensors_of(part)}
+        for row, place in column_of(form).items():
+            if place.names(block.spec.cardinality)[0] in held:
+                column[row] = place.inside(path)
+    return column
+
+
+def _replace(holder: nn.Module, path: str, part: nn.Module) -> None:
+    """Put a part where a submodule was; its hooks, its mode and its plain attributes go on."""
+    parent, _, name = _joined("it", path).rpartition(".")
+    owner = holder.get_submodule(parent)
+    old = owner.get_submodule(name)
+    for attribute, value in vars(old).items():
+        if "hooks" in attribute:
+            setattr(part, attribute, value)
+        elif not attribute.startswith("_") and attribute not in vars(part):
+            setattr(part, attribute, value)  # code around it may ask for a stride or a width
+    part.train(old.training)
+    setattr(owner, name, part)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _fill(target: nn.Module, old: Mapping[str, Tensor], left: Located, right: Located, source: nn.Module) -> None:
+    """Give the new tensors their scalars, and their flags; counters that were not kept start at zero."""
+    own = {name: old[name] for name in left.names if name in old}
+    parameters = dict(source.named_parameters(remove_duplicate=False))
+    buffers = dict(source.named_buffers(remove_duplicate=False))
+
+    def flags(what: str, of: Mapping[str, bool]) -> dict[str, float]:
+        return moved_numbers(what, of, own, lambda spread: across(spread, left, right))
+
+    try:
+        with torch.no_grad():
+            tensors = across(own, left, right)
+            trained = flags("requires_grad", {n: parameters[n].requires_grad for n in own if n in parameters})
+            modes = flags("training mode", {n: _owner(source, n).training for n in own if n in buffers})
+    except CorrespondenceError as error:
+        raise TransferError(str(error)) from None
+    for name, tensor in tensors.items():
+        owner, leaf = _owner(target, name), name.rpartition(".")[2]
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(owned(tensor), requires_grad=bool(trained[name]))
+        else:
+            owner._buffers[leaf] = owned(tensor)
+            owner.training = bool(modes[name])  # a norm may have been frozen by itself
+    for name in right.counters_beyond(left):
+        _owner(target, name)._buffers[name.rpartition(".")[2]] = torch.zeros((), dtype=torch.long)
+
+
+def _as_form(side: Side, form: str) -> Block:
+    """One block as one of the three forms."""
+    block = side.blocks[0]
+    with torch.device("meta"):
+        converted = FORMS[form](block.spec)
+    converted.train(side.module.training)
+    held = {name for name, _ in tensors_of(converted)}
+    column = {r: p for r, p in column_of(form).items() if p.names(block.spec.cardinality)[0] in held}
+    target = Located("", block.spec, column)
+    _fill(converted, dict(tensors_of(side.module)), block, target, side.module)
+    return converted
+
+
+def _owner(module: nn.Module, name: str) -> nn.Module:
+    """The submodule that a tensor belongs to."""
+    return module.get_submodule(name.rpartition(".")[0])
+
+
+if TYPE_CHECKING:
+    from equivalence.blocks.place import Place

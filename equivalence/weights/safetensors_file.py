@@ -1,0 +1,159 @@
+"""Safetensors files, read and written tensor by tensor.
+
+Guarantee: a file is believed only after its whole header was checked: tensors lie inside the file,
+do not overlap, leave no gap and have the size that shape and dtype say. No more than what is asked
+for is ever in memory; mapped files would count as memory, so nothing is mapped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import TYPE_CHECKING, BinaryIO
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+_LONGEST_HEADER = 100_000_000
+_CHUNK = 4 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, converted or written; says which file, what and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: dtype as the format names it, shape, and where its bytes are in the data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+    stop: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that shape and dtype need."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+
+
+class Reader:
+    """The tensors of a safetensors file.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        CheckpointError: if it is not a whole, consistent safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, Entry] = {}
+        self.metadata: dict[str, str] = {}
+        with path.open("rb") as file:
+            self._read_header(file, path.stat().st_size)
+
+    def _read_header(self, file: BinaryIO, size: int) -> None:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise CheckpointError(f"{self.path} is truncated or no safetensors file: its header is not all there")
+        self.offset = 8 + length
+        try:
+            header = json.loads(file.read(length))
+            metadata = header.pop("__metadata__", None) or {}
+            self.metadata = {str(key): str(value) for key, value in metadata.items()}
+            for name, said in header.items():
+                start, stop = said["data_offsets"]
+                self.entries[name] = Entry(said["dtype"], tuple(said["shape"]), start, stop)
+            self._check(size - self.offset)
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            what = type(error).__name__
+            raise CheckpointError(f"{self.path} is damaged: its header cannot be read ({what})") from None
+
+    def _check(self, size: int) -> None:
+        at = 0
+        for name, entry in sorted(self.entries.items(), key=lambda item: (item[1].start, item[1].stop)):
+            numbers = (*entry.shape, entry.start, entry.stop)
+            if entry.dtype not in DTYPES:
+                raise CheckpointError(f"{self.path}: {name} has dtype {entry.dtype!r}, which is not known here")
+            if any(type(n) is not int or n < 0 for n in numbers) or entry.stop - entry.start != entry.size:
+                raise CheckpointError(f"{self.path} is damaged: {name} has {entry.shape} but other bytes than that")
+            if entry.start != at:
+                raise CheckpointError(f"{self.path} is damaged: {name} does not follow the tensor before it")
+            at = entry.stop
+        if at != size:
+            raise CheckpointError(f"{self.path} is truncated or damaged: {size} bytes of tensors where {at} should be")
+
+    def tensor(self, file: BinaryIO, name: str) -> Tensor:
+        """One tensor, in memory of its own."""
+        entry = self.entries[name]
+        file.seek(self.offset + entry.start)
+        data = bytearray(entry.size)
+        if file.readinto(data) != entry.size:  # type: ignore[attr-defined]  # of a buffered reader
+            raise CheckpointError(f"{self.path} is truncated in {name}")
+        if not data:
+            return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+        return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).view(entry.shape)
+
+    def chunks(self, file: BinaryIO, name: str) -> Iterator[bytes]:
+        """The bytes of one tensor, a few at a time."""
+        entry = self.entries[name]
+        file.seek(self.offset + entry.start)
+        left = entry.size
+        while left:
+            chunk = file.read(min(_CHUNK, left))
+            if not chunk:
+                raise CheckpointError(f"{self.path} is truncated in {name}")
+            left -= len(chunk)
+            yield chunk
+
+
+class Writer:
+    """A safetensors file that is filled tensor by tensor, in any order.
+
+    Args:
+        file: opened for writing.
+        entries: dtype and shape of all tensors, in the order in which they lie in the file.
+        metadata: what the file says of itself.
+    """
+
+    def __init__(self, file: BinaryIO, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
+        self.file = file
+        self.starts: dict[str, int] = {}
+        header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+        at = 0
+        for name, entry in entries.items():
+            self.starts[name] = at
+            offsets = [at, at + entry.size]
+            header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+            at += entry.size
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 8)
+        self.offset = 8 + len(text)
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(self.offset + at)
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor."""
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)
+        self.copy(name, [memoryview(data.numpy().data)])
+
+    def copy(self, name: str, chunks: Iterator[bytes] | list[memoryview]) -> None:
+        """Write the bytes of one tensor."""
+        self.file.seek(self.offset + self.starts[name])
+        for chunk in chunks:
+            self.file.write(chunk)

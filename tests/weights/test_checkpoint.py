@@ -1,0 +1,138 @@
+"""Checkpoints: converted and back the same bytes; whatever is wrong is one line, and nothing is lost."""
+
+import pickle
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import tests.styles as styles
+from equivalence import BlockSpec, convert
+from equivalence.weights.checkpoint import CheckpointError, convert_checkpoint, plan_of
+from equivalence.weights.safetensors_file import Reader
+
+SPEC = BlockSpec(in_channels=4, cardinality=3, width=2, out_channels=6)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), styles.OneActivationModule(SPEC), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def plans(model):
+    return {back: plan_of(model, "per-branch", back=back) for back in (False, True)}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_safetensors_file_is_converted_and_back_has_the_same_bytes(model, plans, prefix, tmp_path):
+    first, there, back = (tmp_path / f"{name}.safetensors" for name in "abc")
+    save_file({prefix + name: t for name, t in model.state_dict().items()}, first)
+    convert_checkpoint(first, there, plans[False])
+    expected = convert(model, "per-branch").state_dict()
+    found = load_file(there)
+    assert found.keys() == {prefix + name for name in expected}
+    assert all(torch.equal(found[prefix + name], t) for name, t in expected.items())
+    assert Reader(there).metadata["converted_to"] == "per-branch"
+    convert_checkpoint(there, back, plans[True])
+    old, new = load_file(first), load_file(back)
+    assert old.keys() == new.keys()
+    assert all(old[name].numpy().tobytes() == new[name].numpy().tobytes() for name in old)
+
+
+@pytest.mark.parametrize("nest", [lambda s: s, lambda s: {"model": s, "epoch": 3}])
+def test_a_torch_file_is_converted_bare_or_nested(model, plans, nest, tmp_path):
+    torch.save(nest(model.state_dict()), tmp_path / "a.pth")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth", plans[False])
+    loaded = torch.load(tmp_path / "b.pth", weights_only=True)
+    convert(model, "per-branch").load_state_dict(loaded.get("model", loaded))
+    convert_checkpoint(tmp_path / "b.pth", tmp_path / "c.pth", plans[True])
+    loaded = torch.load(tmp_path / "c.pth", weights_only=True)
+    again = loaded.get("model", loaded)
+    assert all(torch.equal(again[name], t) for name, t in model.state_dict().items())
+
+
+class Evil:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return (print, ("this must never be run",))
+
+
+def broken_files(model, folder):
+    state = model.state_dict()
+    name, tensor = next(iter(state.items()))
+    yield "run code", lambda p: p.write_bytes(pickle.dumps({name: Evil()})), ".pth"
+    yield "run code", lambda p: torch.save({name: Evil()}, p), ".pth"
+    yield "lacks", lambda p: save_file({k: v for k, v in state.items() if k != list(state)[4]}, p), ".safetensors"
+    yield "has extra", lambda p: save_file({**state, "extra": tensor.clone()}, p), ".safetensors"
+    yield "has shape", lambda p: save_file({**state, name: tensor[:1].clone()}, p), ".safetensors"
+    yield "no file", lambda p: None, ".safetensors"
+    yield "truncated", lambda p: p.write_bytes(b""), ".safetensors"
+
+
+@pytest.mark.parametrize("case", range(7))
+def test_what_is_wrong_is_said_in_one_line_and_the_old_file_stays(model, plans, case, tmp_path, capsys):
+    said, write, suffix = list(broken_files(model, tmp_path))[case]
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    write(source)
+    target.write_text("old")
+    with pytest.raises(CheckpointError, match=said) as refused:
+        convert_checkpoint(source, target, plans[False])
+    assert "\n" not in str(refused.value)
+    assert target.read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} <= {source.name, target.name}
+    assert "never be run" not in capsys.readouterr().out
+
+
+def test_an_output_that_is_the_input_is_refused(model, plans, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file(model.state_dict(), path)
+    with pytest.raises(CheckpointError, match="output is the input"):
+        convert_checkpoint(path, path, plans[False])
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(model, plans, tmp_path, monkeypatch):
+    import equivalence.weights.safetensors_file as files
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(model.state_dict(), source)
+    target.write_text("old")
+    monkeypatch.setattr(files.Writer, "put", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        convert_checkpoint(source, target, plans[False])
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@given(st.data())
+def test_a_truncated_or_flipped_file_is_refused_or_read_whole(model, plans, suffix, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("fuzz")
+    source, target = folder / f"a{suffix}", folder / f"b{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)(model.state_dict(), source)
+    content = bytearray(source.read_bytes())
+    if data.draw(st.booleans(), label="truncate"):
+        del content[data.draw(st.integers(0, len(content) - 1), label="length") :]
+    else:
+        bit = data.draw(st.integers(0, 8 * min(len(content), 4096) - 1), label="bit")
+        content[bit // 8] ^= 1 << bit % 8
+    source.write_bytes(content)
+    try:
+        convert_checkpoint(source, target, plans[False])
+        said = ""
+    except CheckpointError as refused:
+        said = str(refused)
+    assert "\n" not in said
+    assert target.exists() == (not said)
+    assert len(list(folder.iterdir())) == 1 + target.exists()
