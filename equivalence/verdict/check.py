@@ -18,6 +18,7 @@ from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
+from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.blocks.forms import Block
 from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
@@ -262,7 +263,8 @@ class _Ladder:
     def located(self) -> Place | None:
         """Where they part, as far as rounding can be bounded."""
         try:
-            return locate(*self.modules, input_shape=self.shapes[0], mode=self.mode, seed=self.seed)
+            with as_found(*self.modules):
+                return locate(*self.modules, input_shape=self.shapes[0], mode=self.mode, seed=self.seed)
         except UnsupportedOperation:
             return None
 
