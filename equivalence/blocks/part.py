@@ -91,7 +91,7 @@ def _picked(stages: nn.Module, steps: tuple[str, ...], reduce_stride: int) -> nn
             found[name] = nn.Sequential(kept)
     if "reduce.conv" in steps:
         conv = found["reduce"].get_submodule("conv")
-        conv.stride = (reduce_stride,) * len(conv.stride)  # type: ignore[arg-type,assignment]  # of a convolution
+        conv.stride = (reduce_stride,) * len(conv.stride)  # type: ignore[arg-type]  # of a convolution
     if "expand" in steps and isinstance(stages, nn.Sequential):
         found |= {"expand": stages.get_submodule("expand")} if hasattr(stages, "expand") else {}
     return nn.Sequential(found)
