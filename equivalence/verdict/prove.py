@@ -160,9 +160,9 @@ def prove_shapes(
     memory: Memory | None = None,
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
-    for module in (left, right):
-        if weights == "all" and not isinstance(module, Block):
-            raise ValueError(f"weights='all' needs two forms of one block, but a {type(module).__name__} is none")
+    if weights == "all":
+        for module in (left, right):
+            _recognised(module, shapes[0])
     memory = memory or Memory()
     primes, salt, dtype = _PRIMES[mode], 0, widest_dtype(left, right)
     while True:
@@ -302,13 +302,23 @@ def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Te
     copies = {name: tensor if tensor.is_floating_point() else tensor.clone() for name, tensor in own.items()}
     if weights == "given":
         return field.embed_all(copies)
+    side = _recognised(module, shape)
+    return {**copies, **_corresponding(field, side, copies)}
+
+
+def _recognised(module: nn.Module, shape: Shape) -> Side:
+    """Where a module keeps the weights of its blocks, which all weights are drawn for.
+
+    Raises:
+        ValueError: if it has no block that is recognised.
+    """
     try:
-        side = side_of(module, shape)
+        return side_of(module, shape)
     except RecognitionError as error:
         raise ValueError(
-            f"weights='all' needs blocks that are recognised, but a {type(module).__name__} has none: {error}"
+            f"weights='all' needs two forms of one block, or blocks that are recognised, "
+            f"but a {type(module).__name__} is none: {error}"
         ) from None
-    return {**copies, **_corresponding(field, side, copies)}
 
 
 def _corresponding(field: Field, side: Side, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -177,7 +177,8 @@ def _convert_torch(source: Path, file: BinaryIO, plan: Plan) -> None:
             return value
         tensors = {name: t for name, t in value.items() if isinstance(name, str) and isinstance(t, torch.Tensor)}
         if len(tensors) < len(value) or not tensors:
-            return type(value)((key, converted(item)) for key, item in value.items())  # type: ignore[call-arg]  # a dict of some kind
+            made: Any = type(value)  # a dict or an OrderedDict: nothing else is loaded
+            return made((key, converted(item)) for key, item in value.items())
         if not any(name.endswith(key) for key in list(plan.given)[:1] for name in tensors):
             return value
         count += 1
@@ -205,10 +206,11 @@ def _converted_state(value: Mapping[str, Any], tensors: Mapping[str, Tensor], pl
             state.update((prefix + goal, part.clone()) for goal, part in zip(new, moved, strict=True))
         elif own not in grouped:
             state[name] = tensor
-    result = type(value)(state)  # type: ignore[call-arg]  # a dict or an OrderedDict
+    made: Any = type(value)
+    result = made(state)
     versions = getattr(value, "_metadata", None)
     if versions is not None:
-        result._metadata = type(versions)({**versions, "equivalence": plan.metadata()})  # type: ignore[attr-defined]
+        result._metadata = type(versions)({**versions, "equivalence": plan.metadata()})
     return result
 
 

@@ -65,6 +65,11 @@ def moved_numbers(
     Raises:
         CorrespondenceError: if tensors that become one disagree.
     """
+    if len(set(numbers.values())) == 1:
+        # One number for all needs no data, only the names; copies of a counter are looked at.
+        (number,) = set(numbers.values())
+        kept = {n: _constant(tensors[n].shape, number) for n in numbers}
+        return dict.fromkeys(counterparts(kept), float(number))
     spread = {
         name: torch.full(tensors[name].shape, float(number), dtype=torch.float64) for name, number in numbers.items()
     }
@@ -92,6 +97,11 @@ def _moved(key: str, entries: Mapping[str, Any], module: nn.Module, counterparts
     if isinstance(example, torch.Tensor):
         return {name: torch.tensor(n, dtype=example.dtype) for name, n in numbers.items()}
     return {name: type(example)(n) for name, n in numbers.items()}
+
+
+def _constant(shape: torch.Size, number: float) -> Tensor:
+    """One number in every place; with data only where it is a single one."""
+    return torch.full(shape, float(number), dtype=torch.float64, device="meta" if shape else "cpu")
 
 
 def _is_shaped(entry: Any) -> bool:

@@ -150,7 +150,7 @@ class Writer:
     def put(self, name: str, tensor: Tensor) -> None:
         """Write one tensor."""
         data = tensor.contiguous().reshape(-1).view(torch.uint8)
-        self.copy(name, [memoryview(data.numpy().data)])
+        self.copy(name, [data.numpy().data])
 
     def copy(self, name: str, chunks: Iterator[bytes] | list[memoryview]) -> None:
         """Write the bytes of one tensor."""
