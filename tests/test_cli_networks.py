@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from equivalence.cli import main
 
-CODE = '''
+CODE = """
 from torch import nn
 import tests.styles as styles
 from equivalence import BlockSpec
@@ -29,7 +29,7 @@ def no_block():
 
 def broken():
     raise OSError("no such weights")
-'''
+"""
 
 
 @pytest.fixture
