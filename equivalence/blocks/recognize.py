@@ -16,7 +16,7 @@ from torch import nn
 
 from equivalence.blocks.recognition.core import Finder
 from equivalence.blocks.recognition.errors import RecognitionError as RecognitionError
-from equivalence.blocks.recognition.reading import counted, fields, leaf_values, places
+from equivalence.blocks.recognition.reading import counted, fields, places
 from equivalence.blocks.recognition.refusals import Refusal, refusals
 from equivalence.blocks.recognition.surroundings import around, enclosing, shortcut_places, trains_alike
 from equivalence.blocks.recognition.trace import trace
@@ -214,7 +214,7 @@ def _read(
 
 def _by_use(module: nn.Module, finder: Finder) -> list[str]:
     """The names of all tensors in the order of their first use; what is never used comes last."""
-    used = leaf_values(finder.trace.nodes, finder.trace.names)
+    used = finder.trace.leaves
     held = [name for name, _ in module.named_parameters()] + [name for name, _ in module.named_buffers()]
     return list(dict.fromkeys([*used, *held]))
 
@@ -236,7 +236,7 @@ def _unshared(finder: Finder, names: list[str], core: Core) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RecognitionError(f"{twice} is shared between branches or stages", place, 7)
-    used = leaf_values(finder.trace.nodes, finder.trace.names)
+    used = finder.trace.leaves
     for name in names:
         if used.count(name) > 1:
             raise RecognitionError(f"{name} is used elsewhere too: its weights are shared", place, 7)

@@ -42,6 +42,7 @@ class Channels:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
+        self._made_of: dict[int, list[Piece]] = {}
 
     def made_by(self, value: int) -> Node | None:
         """The node whose result a value is; none for leaves and for values written in part."""
@@ -51,8 +52,10 @@ class Channels:
     def pieces(self, value: int, low: int = 0, size: int | None = None) -> list[Piece]:
         """Where channels of a value come from, through concatenations and slices."""
         size = self.trace.shapes[value][1] - low if size is None else size
-        node = self.made_by(value)
-        inner = list(self._inner(node, value)) if node is not None else []
+        if value not in self._made_of:
+            node = self.made_by(value)
+            self._made_of[value] = list(self._inner(node, value)) if node is not None else []
+        inner = self._made_of[value]
         if not inner:
             return [Piece(value, low, size)]
         found: list[Piece] = []

@@ -217,8 +217,3 @@ def _one(finder: Finder, node: Node, what: str, values: tuple[int, ...]) -> int:
     if len(set(values)) > 1:
         raise RecognitionError(f"{what} {values} differs between axes", finder.trace.place(node), 6)
     return int(values[0])
-
-
-def leaf_values(nodes: Iterable[Node], names: dict[int, str]) -> list[str]:
-    """The names of all parameters and buffers that operations read, in order, repeats included."""
-    return [names[value] for node in nodes for value in node.inputs if isinstance(value, int) and value in names]

@@ -61,8 +61,7 @@ def refusals(finder: Finder, cores: list[Core]) -> Iterator[Refusal]:
 def _best(finder: Finder, node: Node) -> RecognitionError | None:
     """The failure that came farthest among those that met the convolution, or what is seen around it."""
     met = [error for error, visited in finder.failures if node.index in visited]
-    telling = [error for error in met if error.progress >= 1 or "between transform" in error.reason]
-    if telling:
+    if telling := [error for error in met if error.progress >= 1]:
         return max(telling, key=lambda error: error.progress)
     try:
         _, source, _ = finder.channels.activation(data_of(node), "before the transform")
@@ -74,6 +73,8 @@ def _best(finder: Finder, node: Node) -> RecognitionError | None:
         below = finder.channels.made_by(below.inputs[0])
     if below is not None and is_convolution(below) and set(finder.kernel(below)) != {1}:
         return RecognitionError("only two convolutions (k×k, k×k): a block of depth 2 has no three forms")
+    if nearly := [error for error in met if "between transform" in error.reason]:
+        return nearly[0]
     return RecognitionError("no 1×1 expand follows the transform through norm and activation alone")
 
 

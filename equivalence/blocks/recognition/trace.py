@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import random
 from typing import TYPE_CHECKING, Any
@@ -43,13 +44,14 @@ class Ref:
 
 @dataclasses.dataclass
 class Node:
-    """One operation: its arguments with `Ref` for every tensor, and the values it returned."""
+    """One operation: its arguments with `Ref` for every tensor, the values it returned, where it ran."""
 
     index: int
     func: OpOverload
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     outputs: tuple[int, ...] = ()
+    place: str = ""
 
     @property
     def op(self) -> str:
@@ -57,7 +59,7 @@ class Node:
         name: str = self.func._schema.name.removeprefix("aten::")
         return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
-    @property
+    @functools.cached_property
     def inputs(self) -> list[int]:
         """The values it reads."""
         leaves = pytree.tree_leaves((self.args, self.kwargs))
@@ -85,7 +87,7 @@ class Call:
 
     def covers(self, nodes: set[int]) -> bool:
         """Whether all these operations happened inside."""
-        return all(self.first <= index < self.last for index in nodes)
+        return self.first <= min(nodes) and max(nodes) < self.last
 
 
 @dataclasses.dataclass
@@ -122,10 +124,14 @@ class Trace:
                     self._users.setdefault(read, []).append(node)
         return self._users.get(value, [])
 
+    @functools.cached_property
+    def leaves(self) -> list[str]:
+        """The parameters and buffers that operations read, in order, repeats included."""
+        return [self.names[value] for node in self.nodes for value in node.inputs if value in self.names]
+
     def place(self, node: Node) -> str:
         """The innermost submodule in which an operation ran."""
-        inside = [call for call in self.calls if call.covers({node.index})]
-        return max(inside, key=lambda call: call.first).path if inside else ""
+        return node.place
 
 
 def trace(module: nn.Module, x: Tensor, *, training: bool) -> Trace:
@@ -217,7 +223,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
             self._know(result, noted[0][0].value)
             return result
-        node = Node(len(self.trace.nodes), func, *noted)
+        node = Node(len(self.trace.nodes), func, *noted, place=self.open[-1].path if self.open else "")
         self.trace.nodes.append(node)
         written = self._written(func, args, kwargs)
         if written:
