@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from equivalence.report.document import Document
+    from equivalence.verdict.locate.place import Place
     from equivalence.verdict.verdict import Report
 
 # The worst first.
@@ -50,8 +51,18 @@ def report_of(record: dict[str, Any]) -> Report:
             "verdict": Verdict(fields["verdict"]),
             "quantities": tuple(Quantity(**q) for q in quantities),
             "evidence": tuple(Evidence(**e) for e in fields["evidence"]),
+            "place": _place_of(fields["place"]),
         }
     )
+
+
+def _place_of(fields: dict[str, Any] | None) -> Place | None:
+    from equivalence.verdict.locate.place import Place, Scalar
+
+    if fields is None:
+        return None
+    scalar = fields["scalar"] and Scalar(**{**fields["scalar"], "tap": tuple(fields["scalar"]["tap"])})
+    return Place(**{**fields, "scalar": scalar, "settings": tuple(fields["settings"])})
 
 
 def document(records: Iterable[dict[str, Any]], command: str, seed: int) -> Document:
