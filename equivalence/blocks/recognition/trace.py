@@ -218,12 +218,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     ) -> Any:
         """Note the operation and run it."""
         kwargs = kwargs or {}
-        noted = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
+        given, options = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
         result = func(*args, **kwargs)
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
-            self._know(result, noted[0][0].value)
+            self._know(result, given[0].value)
             return result
-        node = Node(len(self.trace.nodes), func, *noted, place=self.open[-1].path if self.open else "")
+        place = self.open[-1].path if self.open else ""
+        node = Node(len(self.trace.nodes), func, given, options, place=place)
         self.trace.nodes.append(node)
         written = self._written(func, args, kwargs)
         if written:
