@@ -2,9 +2,12 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
+import textwrap
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -335,3 +338,9 @@ def test_the_names_that_load_no_torch_are_those_of_the_package():
     assert tuple(FORMS) == FORM_NAMES
     assert tuple(EXPERIMENTS) == MODES
     assert all(getattr(torch, name).is_floating_point for name in DTYPES)
+
+
+def test_the_test_file_in_the_readme_runs_as_it_stands(run):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(import pytest\n.*?)```", readme, flags=re.DOTALL)
+    run(textwrap.indent(example, " " * 4)).assert_outcomes(passed=2)
