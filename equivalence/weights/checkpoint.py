@@ -150,8 +150,8 @@ def _convert_safetensors(source: Path, file: BinaryIO, plan: Plan) -> None:
     for name, entry in reader.entries.items():
         own = name.removeprefix(prefix)
         if own in groups and name.startswith(prefix):
-            for new in groups[own][1]:
-                entries[prefix + new] = Entry(entry.dtype, plan.wanted[new])
+            for goal in groups[own][1]:
+                entries[prefix + goal] = Entry(entry.dtype, plan.wanted[goal])
         elif own not in grouped:
             entries[name] = entry
     writer = Writer(file, entries, {**reader.metadata, **plan.metadata()})

@@ -64,11 +64,11 @@ def replay(nodes: list[Node], values: Mapping[int, Tensor]) -> dict[int, Tensor]
     with torch.no_grad():
         for node in nodes:
             mutable = node.func._schema.is_mutable
-            args, kwargs = pytree.tree_map_only(
-                Ref,
-                lambda ref, mutable=mutable: known[ref.value].clone() if mutable else known[ref.value],
-                (node.args, node.kwargs),
-            )
+
+            def given(ref: Ref, mutable: bool = mutable) -> Tensor:
+                return known[ref.value].clone() if mutable else known[ref.value]
+
+            args, kwargs = pytree.tree_map_only(Ref, given, (node.args, node.kwargs))
             results = pytree.tree_leaves(node.func(*args, **kwargs))
             tensors = [tensor for tensor in results if isinstance(tensor, Tensor)]
             known.update(zip(node.outputs, tensors, strict=False))

@@ -223,7 +223,8 @@ class _Recorder(TorchDispatchMode):
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
             self._know(result, noted[0][0].value)
             return result
-        node = Node(len(self.trace.nodes), func, *noted, place=self.open[-1].path if self.open else "")
+        node = Node(len(self.trace.nodes), func, *noted)
+        node.place = self.open[-1].path if self.open else ""
         self.trace.nodes.append(node)
         written = self._written(func, args, kwargs)
         if written:
