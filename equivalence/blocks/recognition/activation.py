@@ -65,10 +65,10 @@ def replay(nodes: list[Node], values: Mapping[int, Tensor]) -> dict[int, Tensor]
         for node in nodes:
             mutable = node.func._schema.is_mutable
 
-            def value(ref: Ref, mutable: bool = mutable) -> Tensor:
+            def given(ref: Ref, mutable: bool = mutable) -> Tensor:
                 return known[ref.value].clone() if mutable else known[ref.value]
 
-            args, kwargs = pytree.tree_map_only(Ref, value, (node.args, node.kwargs))
+            args, kwargs = pytree.tree_map_only(Ref, given, (node.args, node.kwargs))
             results = pytree.tree_leaves(node.func(*args, **kwargs))
             tensors = [tensor for tensor in results if isinstance(tensor, Tensor)]
             known.update(zip(node.outputs, tensors, strict=False))

@@ -66,7 +66,7 @@ def _best(finder: Finder, node: Node) -> RecognitionError | None:
     try:
         _, source, _ = finder.channels.activation(data_of(node), "before the transform")
     except RecognitionError as error:
-        return error if finder.channels.stretch(data_of(node))[0] and node.argument("groups") > 1 else None
+        return (met or [error])[0] if node.argument("groups") > 1 else None
     made = finder.channels.made_by(finder.channels.pieces(source)[0].value)
     below = made
     while below is not None and not is_convolution(below) and below.inputs:

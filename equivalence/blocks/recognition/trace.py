@@ -185,11 +185,11 @@ def _left_alone(module: nn.Module, training: bool) -> Iterator[None]:
             part.training = was
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
+class _Recorder(TorchDispatchMode):
     """Gives every tensor a number and every operation a node."""
 
     def __init__(self, leaves: dict[str, Tensor], module: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        super().__init__()
         self.trace = Trace()
         self.kept: list[Tensor] = []  # what is alive keeps its identity
         self.numbers: dict[int, int] = {}
@@ -218,13 +218,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     ) -> Any:
         """Note the operation and run it."""
         kwargs = kwargs or {}
-        given, options = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
+        noted = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
         result = func(*args, **kwargs)
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
-            self._know(result, given[0].value)
+            self._know(result, noted[0][0].value)
             return result
-        place = self.open[-1].path if self.open else ""
-        node = Node(len(self.trace.nodes), func, given, options, place=place)
+        node = Node(len(self.trace.nodes), func, *noted)
+        node.place = self.open[-1].path if self.open else ""
         self.trace.nodes.append(node)
         written = self._written(func, args, kwargs)
         if written:
