@@ -185,11 +185,11 @@ def _left_alone(module: nn.Module, training: bool) -> Iterator[None]:
             part.training = was
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
     """Gives every tensor a number and every operation a node."""
 
     def __init__(self, leaves: dict[str, Tensor], module: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.trace = Trace()
         self.kept: list[Tensor] = []  # what is alive keeps its identity
         self.numbers: dict[int, int] = {}
