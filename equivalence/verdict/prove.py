@@ -335,9 +335,8 @@ def _corresponding(field: Field, side: Side, tensors: Mapping[str, Tensor]) -> d
                 continue
             shape = row.gather(block.column, [tensors[name] for name in names], cardinality).shape
             canonical = field.variables(shape, f"weights/{number}/{row.name}")
-            scalars = torch.arange(shape.numel()).view(shape)
-            for name, which in zip(names, row.scatter(block.column, scalars, cardinality), strict=True):
-                drawn[name] = canonical.flatten()[which]
+            for name, own in zip(names, row.scatter_parts(block.column, canonical.parts, cardinality), strict=True):
+                drawn[name] = field.wrap(own, canonical.state.copy(), tensors[name].dtype)
     for number, name in enumerate(side.rest):
         if tensors[name].is_floating_point():
             drawn[name] = field.variables(tuple(tensors[name].shape), f"weights/rest/{number}")

@@ -87,6 +87,12 @@ class Row:
             whole = _rearrange(canonical, self.axes, place.axes, cardinality)
         return whole.unbind(0) if place.per_branch else [whole]
 
+    def scatter_parts(self, column: str | Column, parts: Tensor, cardinality: int) -> Sequence[Tensor]:
+        """`scatter` of many canonical tensors at once, listed along a first axis that all results keep."""
+        place = self._kept(column)
+        whole = _rearrange(parts, f"parts {self.axes}", f"parts {place.axes}", cardinality)
+        return whole.unbind(1) if place.per_branch else [whole]
+
     def _kept(self, column: str | Column) -> Place:
         if (place := self.place(column)) is None:
             raise CorrespondenceError(f"{self.name} has no counterpart")
