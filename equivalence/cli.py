@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 Mode = Literal["eval", "train"]
-Format = Literal["text", "json", "markdown"]
+Format = Literal["text", "json", "markdown", "html"]
 Form = Literal["per-branch", "concatenated", "grouped"]
 DType = Literal["float64", "float32", "float16", "bfloat16"]
 
@@ -364,14 +364,14 @@ def _mistake(message: str) -> int:
 
 def _show(document: Document, form: Format, output: Path | None, *, quiet: bool) -> None:
     """Write the document in its format, coloured if it goes to a terminal that wants it."""
-    from equivalence.report import json, markdown, text
+    from equivalence.report import html, json, markdown, text
 
     if quiet:
         _write(f"{document.verdict.name}\n", output)
     elif form == "text" and output is None:
         _print(text.parts(document))
     else:
-        renderer = {"text": text, "json": json, "markdown": markdown}[form]
+        renderer = {"text": text, "json": json, "markdown": markdown, "html": html}[form]
         _write(renderer.render(document), output)
 
 
@@ -382,7 +382,7 @@ def _show_sheet(sheet: Sheet, form: Format, output: Path | None, *, quiet: bool)
     elif form == "text" and output is None:
         _print(sheet.parts())
     else:
-        render = {"text": sheet.text, "json": sheet.json, "markdown": sheet.markdown}[form]
+        render = {"text": sheet.text, "json": sheet.json, "markdown": sheet.markdown, "html": sheet.html}[form]
         _write(render(), output)
 
 

@@ -38,7 +38,7 @@ def check(
     input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,64,64; guessed by default.")] = None,
     mode: Annotated[Mode, typer.Option(help="Running or batch statistics.")] = "eval",
     seed: Annotated[int, typer.Option(help="Of everything drawn.", min=0, max=2**63 - 1)] = 0,
-    format: Annotated[Literal["text", "json", "markdown"], typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
+    format: Annotated[Literal["text", "json", "markdown", "html"], typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
     output: Annotated[Path | None, typer.Option(help="Write there, not to stdout.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")] = False,
 ) -> int:

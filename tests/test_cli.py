@@ -81,6 +81,14 @@ def test_markdown_has_a_table_for_each_kind_of_weights(capsys):
     assert capsys.readouterr().out.count("|-----") >= 2
 
 
+def test_html_is_one_page_that_ends_in_the_verdict(capsys):
+    assert main(["report", *SMALL, "--format", "html"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("<!DOCTYPE html>")
+    assert page.rindex("EQUIVALENT") > page.rindex("concatenated / grouped")
+    assert "http" not in page
+
+
 def test_the_mapping_names_both_slices(capsys):
     main(["report", *SMALL, "--mapping"])
     assert "branches.1.expand.weight → expand.weight[:, 2:4]  (4, 2, 1, 1)" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from equivalence.report.document import SCHEMA_VERSION, environment
+from equivalence.report.html import page
 from equivalence.report.json import strict
 from equivalence.report.text import described, rendered
 
@@ -79,6 +80,10 @@ class Sheet:
         parts += [Text(), *(Text(remark) for remark in self.remarks)]
         parts.append(Text(self.conclusion, style="bold red" if self.exit_status else "bold green"))
         return parts
+
+    def html(self) -> str:
+        """For a browser."""
+        return page(self.parts())
 
     def markdown(self) -> str:
         """For a pull request or an issue."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from equivalence.testing.fixture import Equivalence, RunningTest
 
-_FORMATS = {".json": "json", ".md": "markdown", ".txt": "text"}
+_FORMATS = {".json": "json", ".md": "markdown", ".txt": "text", ".html": "html"}
 _SHOWN = 30
 
 
