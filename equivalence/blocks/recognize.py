@@ -251,7 +251,9 @@ def example(module: nn.Module, input_shape: Sequence[int] | None = None) -> Tens
     tensors = [*module.parameters(), *module.buffers()]
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     if input_shape is not None:
-        return torch.zeros(tuple(input_shape), dtype=like.dtype, device=like.device).normal_(generator=_generator(like))
+        # In training mode a norm needs more than one value for each channel.
+        shape = (max(2, input_shape[0]), *input_shape[1:])
+        return torch.zeros(shape, dtype=like.dtype, device=like.device).normal_(generator=_generator(like))
     said: Exception | None = None
     for shape in _guesses(tensors):
         x = torch.zeros(shape, dtype=like.dtype, device=like.device)
