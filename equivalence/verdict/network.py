@@ -203,7 +203,7 @@ def _block(block: RecognizedBlock, form: str, mode: Mode, seed: int, proved: dic
         proved[key] = (name, proof)
     prover, proof = proved[key]
     same = _same_bits(block, converted)
-    how = "its own proof for all weights" if first else f"the proof of {prover}, which has the same spec and dataflow"
+    how = "its own proof for all weights" if first else f"the proof of {prover}, which has the same spec and code"
     sure = 2.0**proof.log2_bound if proof else None
     evidence = (
         Evidence("field", OUTPUTS, proof.holds, f"{proof}; {how}", sure),
@@ -241,10 +241,9 @@ def _kind(block: RecognizedBlock) -> object:
     """What blocks share that one proof is for: spec, surroundings, and how tensors are cut."""
     module = block.module
     cut = tuple((row, place.axes, place.per_branch) for row, place in block.places.items())
-    # What is around a core is code: another class, or tensors of other shapes, is proved by itself.
-    shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors_of(module))
-    around = () if block.plain else (type(module), shapes, repr(module))
-    return block.spec, block.plain, block.reduce_stride, cut, around
+    # What is around a core is code, which nothing but running it tells: such a block is proved by itself.
+    code = (type(module), repr(module)) if block.plain else id(module)
+    return block.spec, block.plain, block.reduce_stride, cut, code
 
 
 def _own_form(block: RecognizedBlock) -> str | None:
