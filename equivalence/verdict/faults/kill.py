@@ -19,12 +19,12 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.preserve import as_found, random_state, seed_everything
 from equivalence.blocks.forms import FORMS, Block
 from equivalence.blocks.initialize import as_if_trained
+from equivalence.verdict.evaluate import UnfollowedModule, evaluate
 from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.faults.fault import DoesNotApply
 from equivalence.verdict.faults.others import others
 from equivalence.verdict.locate.seen import parting, seen, shows
 from equivalence.verdict.preflight import float_input, forward, structural_difference
-from equivalence.verdict.prove import UnfollowedModule, evaluate
 from equivalence.verdict.witness import witness_input
 from equivalence.weights.transfer import transfer
 
