@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -145,7 +144,8 @@ def _run(
         output = module(*(tensor.clone() if watched.gradients else tensor for tensor in own))
     if not isinstance(output, Tensor):
         raise TypeError(f"{side} returned a {type(output).__name__}, but must return one tensor")
-    seen = {"output": _kept(module, output.detach())} | stages()
+    # A copy, because an output may be a tensor of the module's own, which is put back later.
+    seen = {"output": output.detach().clone()} | stages()
     if output.requires_grad:
         seen |= _gradients(module, own, output, watched, seed)
     if watched.state and mode == "train":
@@ -194,15 +194,6 @@ def _canonical(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Te
         for name in names
     ]
     return gather(form, {name: tensors[name].detach() for name in whole}, cardinality)
-
-
-def _kept(module: nn.Module, output: Tensor) -> Tensor:
-    """The output as it is now, also if it is a tensor of the module's, which is put back later."""
-    memory = output.untyped_storage().data_ptr()
-    owned = itertools.chain(module.parameters(), module.buffers())
-    if any(tensor.untyped_storage().data_ptr() == memory for tensor in owned):
-        return output.clone()
-    return output
 
 
 @contextlib.contextmanager

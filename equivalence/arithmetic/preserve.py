@@ -67,11 +67,12 @@ class _restorer:  # noqa: N801  # a closure with memory
     """Calling it gives a module back its attributes, modes, tensors and gradients."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.modes = [(part, part.training) for part in module.modules()]
+        parts = list(module.modules())
         self.slots: list[tuple[MutableMapping[str, Any], dict[str, Any]]] = [
-            (slot, dict(slot)) for part in module.modules() for slot in (part._parameters, part._buffers)
+            (slot, dict(slot)) for part in parts for slot in (part._parameters, part._buffers)
         ]
-        self.attributes = [(part.__dict__, dict(part.__dict__)) for part in module.modules()]
+        # Whether a part is training is one of its attributes.
+        self.attributes = [(part.__dict__, dict(part.__dict__)) for part in parts]
         held = {id(t): t for _, slot in self.slots for t in slot.values() if t is not None}
         self.leaves = [(t, t.requires_grad, t.grad) for t in held.values() if t.is_leaf]
         held |= {id(gradient): gradient for *_, gradient in self.leaves if gradient is not None}
@@ -81,12 +82,9 @@ class _restorer:  # noqa: N801  # a closure with memory
 
     def __call__(self) -> None:
         for attributes, known in self.attributes:
-            if len(attributes) != len(known) or any(attributes.get(n) is not v for n, v in known.items()):
+            if attributes.keys() != known.keys() or _identities(attributes) != _identities(known):
                 attributes.clear()
                 attributes.update(known)
-        for part, training in self.modes:
-            if part.training != training:
-                part.training = training
         for slot, held in self.slots:
             slot.clear()
             slot.update(held)
@@ -94,11 +92,17 @@ class _restorer:  # noqa: N801  # a closure with memory
             if (tensor.data_ptr(), tensor.dtype) != (memory.data_ptr(), memory.dtype):
                 tensor.data = memory
         for leaf, requires_grad, gradient in self.leaves:
-            leaf.requires_grad_(requires_grad)
-            leaf.grad = gradient
+            if leaf.requires_grad != requires_grad:
+                leaf.requires_grad_(requires_grad)
+            if leaf.grad is not gradient:
+                leaf.grad = gradient
         for tensors, before in zip(self.groups, self.before, strict=True):
             if not torch.equal(_bits(_joined(tensors)), _bits(before)):
                 _write_back(tensors, before)
+
+
+def _identities(attributes: dict[str, Any]) -> list[int]:
+    return list(map(id, attributes.values()))
 
 
 def _by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
