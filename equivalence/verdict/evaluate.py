@@ -6,6 +6,8 @@ correspond), every shape starts from the given state, and what the field cannot 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +15,7 @@ from torch.func import functional_call
 
 from equivalence.arithmetic.errors import RedrawPrimes
 from equivalence.arithmetic.field import Field, FieldTensor
+from equivalence.arithmetic.field.bound import VARIABLE
 from equivalence.arithmetic.location import locating
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.recognition.errors import RecognitionError
@@ -26,13 +29,18 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from equivalence.arithmetic.field.draw import Draw
     from equivalence.arithmetic.floating import Mode
-    from equivalence.weights.sides import Side
+    from equivalence.blocks.recognize import RecognizedBlock
+    from equivalence.weights.correspondence import Row
+    from equivalence.weights.sides import Located, Side
 
 Weights = Literal["given", "all"]
 
 # Enough for a block.
-PRIMES = {"eval": 9, "train": 12}
+PRIMES = {"eval": 8, "train": 12}
+# Scalars of which random residues are made only when they are used.
+_MANY = 1 << 16
 # Of all counters where weights are random: forms that correspond have seen as many batches.
 _BATCHES_SEEN = 3
 
@@ -47,12 +55,22 @@ def evaluate(
     side: str,
     shapes: Sequence[Shape],
     mode: Mode,
-    weights: Weights = "given",
+    located: Side | None = None,
     *,
     gradients: bool = True,
     state: Mapping[str, Tensor] | None = None,
 ) -> dict[tuple[Shape, str], Tensor]:
     """All experiments of one module over the field, with `state` in place of its own tensors.
+
+    Args:
+        field: the run.
+        module: any module; it is left as it was.
+        side: "left" or "right", as errors call it.
+        shapes: of the inputs, `(N, C, H, W)`.
+        mode: "eval" or "train".
+        located: where it keeps the weights of its blocks, if it is for all weights.
+        gradients: whether to go backward.
+        state: tensors to use in place of the module's own.
 
     Raises:
         UnfollowedModule: naming the operation and the submodule.
@@ -63,10 +81,10 @@ def evaluate(
         results = {}
         with as_found(module):
             own = tensors_of(module) if state is None else dict(state)
-            lifted = lift(field, module, weights, own, shapes[0])
+            lifted = lift(field, own, located)
             for shape in shapes:
                 if _written(lifted):
-                    lifted = lift(field, module, weights, own, shapes[0])
+                    lifted = lift(field, own, located)
                 found = run(module, lifted, _probe(field, shape), mode, gradients=gradients)
                 results.update({(shape, name): tensor for name, tensor in found.items()})
         return results
@@ -106,16 +124,13 @@ def _located(module: nn.Module, attempt: Callable[[], object]) -> Exception | No
     return None
 
 
-def lift(field: Field, module: nn.Module, weights: Weights, own: Mapping[str, Tensor], shape: Shape) -> dict[str, Any]:
+def lift(field: Field, own: Mapping[str, Tensor], located: Side | None = None) -> dict[str, Any]:
     """Parameters and buffers over the field: their own values, or random ones that correspond."""
     copies = {name: tensor if tensor.is_floating_point() else tensor.clone() for name, tensor in own.items()}
-    if weights == "given":
-        return field.embed_all(copies)
-    side = recognised(module, shape)
-    return {**copies, **_corresponding(field, side, copies)}
+    return field.embed_all(copies) if located is None else {**copies, **_corresponding(field, located, copies)}
 
 
-def recognised(module: nn.Module, shape: Shape) -> Side:
+def recognised(module: nn.Module | RecognizedBlock, shape: Shape) -> Side:
     """Where a module keeps the weights of its blocks, which all weights are drawn for.
 
     Raises:
@@ -143,13 +158,47 @@ def _corresponding(field: Field, side: Side, tensors: Mapping[str, Tensor]) -> d
                 drawn |= {name: torch.full_like(tensors[name], _BATCHES_SEEN) for name in names}
                 continue
             shape = row.gather(block.column, [tensors[name] for name in names], cardinality).shape
-            canonical = field.variables(shape, f"weights/{number}/{row.name}")
-            for name, own in zip(names, row.scatter_parts(block.column, canonical.parts, cardinality), strict=True):
-                drawn[name] = field.wrap(own, canonical.state.copy(), tensors[name].dtype)
+            pieces = shape if row.axes.startswith("c ") else (1, *shape)
+            canonical = field.draw(pieces, f"weights/{number}/{row.name}")
+            if math.prod(shape) < _MANY:
+                parts = canonical.all().view(-1, *shape)
+                for name, own in zip(names, row.scatter_parts(block.column, parts, cardinality), strict=True):
+                    drawn[name] = field.wrap(own, VARIABLE.copy(), tensors[name].dtype)
+                continue
+            for branch, name in enumerate(names):
+                kept = Kept(canonical, row, block, tuple(tensors[name].shape), branch if len(names) > 1 else None)
+                drawn[name] = field.deferred(kept, tensors[name].dtype)
     for number, name in enumerate(side.rest):
         if tensors[name].is_floating_point():
             drawn[name] = field.variables(tuple(tensors[name].shape), f"weights/rest/{number}")
     return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Canonical variables as one tensor of a block keeps them, made when they are asked for."""
+
+    canonical: Draw
+    row: Row
+    block: Located
+    shape: tuple[int, ...]
+    branch: int | None
+
+    def residues(self) -> Tensor:
+        """`(K, *shape)`."""
+        return self._arranged(self.canonical.all() if self.branch is None else self.canonical.piece(self.branch))
+
+    def modulo(self, number: int) -> Tensor:
+        """`(1, *shape)`."""
+        if self.branch is not None:
+            return self.residues()[number : number + 1]
+        return self._arranged(self.canonical.modulo(number))
+
+    def _arranged(self, pieces: Tensor) -> Tensor:
+        if not self.row.axes.startswith("c "):
+            pieces = pieces[:, 0]
+        cardinality = self.block.spec.cardinality if self.branch is None else 1
+        return self.row.scatter_parts(self.block.column, pieces, cardinality)[0]
 
 
 def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
@@ -164,7 +213,7 @@ def idle_parameters(module: nn.Module, shape: Shape, seed: int) -> list[str]:
         return []
     field = Field(seed, PRIMES["eval"], base_dtype(module))
     with as_found(module):
-        tensors = lift(field, module, "given", tensors_of(module), shape)
+        tensors = lift(field, tensors_of(module))
         names = [name for name, _ in module.named_parameters()]
         leaves = {name: tensors[name].detach().requires_grad_() for name in names}
         module.eval()

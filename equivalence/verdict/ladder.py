@@ -118,7 +118,9 @@ class Ladder:
 
     def proof(self) -> Proof:
         """The field's evidence, one for each experiment."""
-        proof = prove_shapes(*self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed)
+        proof = prove_shapes(
+            *self.modules, self.shapes, self.mode, self.weights, gradients=True, seed=self.seed, memory=self.memory
+        )
         kept = {name: agreed for name, agreed in proof.experiments.items() if self.wanted(name)}
         if not kept and proof.holds is not None:
             proof = dataclasses.replace(proof, holds=None, reason="neither module has what is compared")
@@ -237,8 +239,9 @@ class Ladder:
     def bounded_outputs(self, module: nn.Module, rounding: Rounding) -> Tensor:
         """What rounding in the modules' floats can make of the outputs at most."""
         return self.memory.recall(
-            ("bounded", id(module), self.x.shape, self.mode, rounding.dtype),
+            ("bounded", self.x.shape, self.mode, rounding.dtype),
             lambda: bounded(module, self.x, rounding, self.mode, self.seed, gradients=False)[OUTPUTS],
+            module,
         )
 
 

@@ -1,8 +1,8 @@
 """What is already known of a module, so that nothing is run twice.
 
-Guarantee: a result is reused only for the same module, tensor contents untouched, in the same
-arithmetic with the same draws. Whoever shares a memory among checks promises that the modules'
-weights stay as they are in between.
+Guarantee: a result is reused only for the same objects (module, field), in the same arithmetic with
+the same draws; they are kept alive, so that no other object can take their identity. Whoever shares
+a memory among checks promises that the modules' weights stay as they are in between.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ T = TypeVar("T")
 
 
 class Memory:
-    """Results by the question that they answer.
+    """Results by the question that they answer, and the objects that it is about.
 
-    >>> memory = Memory()
-    >>> memory.recall("twice 3", lambda: 6), memory.recall("twice 3", lambda: 7)
+    >>> memory, module = Memory(), object()
+    >>> memory.recall("twice 3", lambda: 6, module), memory.recall("twice 3", lambda: 7, module)
     (6, 6)
+    >>> memory.recall("twice 3", lambda: 7, object())
+    7
     """
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
+        self._known: dict[Hashable, tuple[Any, tuple[object, ...]]] = {}
 
-    def recall(self, question: Hashable, answer: Callable[[], T]) -> T:
+    def recall(self, question: Hashable, answer: Callable[[], T], *about: object) -> T:
         """The known answer, or a new one that is kept."""
-        if question not in self._known:
-            self._known[question] = answer()
-        return self._known[question]  # type: ignore[no-any-return]  # answers are of any type
+        key = (question, *map(id, about))
+        if key not in self._known:
+            self._known[key] = answer(), about
+        return self._known[key][0]  # type: ignore[no-any-return]  # answers are of any type

@@ -17,6 +17,7 @@ import torch
 from equivalence.arithmetic.errors import RedrawPrimes
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.blocks.forms import Block
+from equivalence.blocks.recognize import RecognizedBlock
 from equivalence.verdict.evaluate import PRIMES, UnfollowedModule, Weights, evaluate, recognised
 from equivalence.verdict.experiments import comparable, correspond, paired
 from equivalence.verdict.memory import Memory
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equivalence.arithmetic.floating import Mode
+    from equivalence.weights.sides import Side
 
 TARGET = -64.0
 _MOST_PRIMES = 48
@@ -148,16 +150,20 @@ def prove_shapes(
     memory: Memory | None = None,
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
+    memory = memory or Memory()
     if weights == "all":
         for module in (left, right):
-            recognised(module, shapes[0])
-    memory = memory or Memory()
+            located_in(module, shapes[0], memory)
     primes, salt, dtype = PRIMES[mode], 0, widest_dtype(left, right)
     while True:
         make = functools.partial(Field, seed + salt, primes, dtype)
         field = memory.recall(("field", salt, primes, dtype), make)
         run = _Run(field, tuple(shapes), mode, weights, gradients, memory)
         try:
+            # The left one alone tells how many primes are needed.
+            if primes < (wanted := min(_MOST_PRIMES, run.primes_needed(left))):
+                primes = wanted
+                continue
             proof = run.proof(left, right)
         except RedrawPrimes:
             salt += 2**32
@@ -167,7 +173,13 @@ def prove_shapes(
         if primes >= _MOST_PRIMES:
             reason = f"the probability of error is only below 2^{proof.log2_bound}"
             return dataclasses.replace(proof, holds=None, reason=reason)
-        primes = min(_MOST_PRIMES, primes + primes // 2)
+        primes += 1
+
+
+def located_in(module: nn.Module | RecognizedBlock, shape: Shape, memory: Memory) -> Side:
+    """Where a module keeps the weights of its blocks; a block that was recognised already is not searched again."""
+    about = module.module if isinstance(module, RecognizedBlock) else module
+    return memory.recall("located", lambda: recognised(module, shape), about)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +195,21 @@ class _Run:
 
     def results(self, module: nn.Module, side: str) -> dict[tuple[Shape, str], Tensor]:
         """All experiments of one module at all shapes, evaluated once."""
-        question = ("field results", id(self.field), id(module), self.shapes, self.mode, self.weights, self.gradients)
+        located = located_in(module, self.shapes[0], self.memory) if self.weights == "all" else None
         return self.memory.recall(
-            question,
-            lambda: evaluate(self.field, module, side, self.shapes, self.mode, self.weights, gradients=self.gradients),
+            ("field results", self.shapes, self.mode, self.weights, self.gradients),
+            lambda: evaluate(self.field, module, side, self.shapes, self.mode, located, gradients=self.gradients),
+            self.field,
+            module,
         )
+
+    def primes_needed(self, left: nn.Module) -> int:
+        """How many primes make the probability of error small enough, as far as one module shows."""
+        try:
+            self.results(left, "left")
+        except UnfollowedModule:
+            return 0
+        return self.field.primes_needed(TARGET)
 
     def proof(self, left: nn.Module, right: nn.Module) -> Proof:
         """Whether the two agree in every experiment at every shape."""

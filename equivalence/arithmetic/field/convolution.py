@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from equivalence.arithmetic.field.modulus import RESIDUE, Modulus
+from equivalence.arithmetic.field.modulus import PRODUCT, PRODUCT_TERMS, RESIDUE, Modulus
 from equivalence.arithmetic.field.operands import Operand, field_of
 from equivalence.arithmetic.field.ring import add, total
 from equivalence.arithmetic.field.tensor import Field, FieldTensor
@@ -21,7 +21,10 @@ from equivalence.arithmetic.field.windows import Windows, per_dimension
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from equivalence.arithmetic.field.draw import Deferred
+
 aten = torch.ops.aten
+_MANY = 1 << 18  # weights
 
 
 def _columns(x: Tensor, windows: Windows, groups: int) -> Tensor:
@@ -54,6 +57,20 @@ def _forward(modulus: Modulus, x: Tensor, w: Tensor, windows: Windows, groups: i
     return _images(y, modulus.count, x.shape[1], windows.output), size
 
 
+def _forward_deferred(modulus: Modulus, x: Tensor, w: Deferred, windows: Windows, groups: int) -> tuple[Tensor, float]:
+    """The same with weights that are not kept; many are made prime by prime."""
+    outputs, inputs, *kernel = w.shape
+    terms = inputs * math.prod(kernel)
+    if terms > PRODUCT_TERMS or outputs * terms < _MANY:
+        return _forward(modulus, x, w.residues(), windows, groups)
+    columns = _columns(x, windows, groups)
+    columns = columns.view(modulus.count, groups, *columns.shape[1:])
+    y = x.new_empty(modulus.count, groups, outputs // groups, columns.shape[-1])
+    for number, (own, result) in enumerate(zip(columns, y, strict=True)):
+        torch.bmm(w.modulo(number).reshape(groups, outputs // groups, terms), own, out=result)
+    return _images(y.flatten(0, 1), modulus.count, x.shape[1], windows.output), terms * PRODUCT
+
+
 def _input_gradient(modulus: Modulus, y: Tensor, w: Tensor, windows: Windows, groups: int) -> tuple[Tensor, float]:
     """Not reduced, and how large."""
     count, batch = y.shape[:2]
@@ -73,11 +90,11 @@ def _weight_gradient(
     return modulus.bmm(_rows(y, groups), columns.transpose(1, 2)).view(modulus.count, *shape)
 
 
-def _geometry(size: Sequence[int], w: Tensor, stride: Any, padding: Any, dilation: Any) -> Windows:
-    spatial = w.dim() - 3
+def _geometry(size: Sequence[int], kernel: Sequence[int], stride: Any, padding: Any, dilation: Any) -> Windows:
+    spatial = len(kernel)
     return Windows(
         tuple(size),
-        tuple(w.shape[3:]),
+        tuple(kernel),
         per_dimension(stride, spatial),
         per_dimension(padding, spatial),
         per_dimension(dilation, spatial),
@@ -85,13 +102,12 @@ def _geometry(size: Sequence[int], w: Tensor, stride: Any, padding: Any, dilatio
 
 
 def _transposed_size(
-    x: Tensor, w: Tensor, stride: Any, padding: Any, dilation: Any, output_padding: Any
+    x: Tensor, kernel: Sequence[int], stride: Any, padding: Any, dilation: Any, output_padding: Any
 ) -> tuple[int, ...]:
-    spatial = w.dim() - 3
+    spatial = len(kernel)
     each = [per_dimension(v, spatial) for v in (stride, padding, dilation, output_padding)]
     return tuple(
-        (n - 1) * s - 2 * p + d * (k - 1) + o + 1
-        for n, k, s, p, d, o in zip(x.shape[3:], w.shape[3:], *each, strict=True)
+        (n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, k, s, p, d, o in zip(x.shape[3:], kernel, *each, strict=True)
     )
 
 
@@ -109,16 +125,18 @@ def convolution(
 ) -> Any:
     field = x.arithmetic if type(x) is FieldTensor else field_of(x, w, bias)
     x, w = field.constant(x), field.constant(w)
-    spatial = w.parts.dim() - 3
+    kernel = w.shape[2:]
+    spatial = len(kernel)
     if transposed:
-        size = _transposed_size(x.parts, w.parts, stride, padding, dilation, output_padding)
-        windows = _geometry(size, w.parts, stride, padding, dilation)
+        size = _transposed_size(x.parts, kernel, stride, padding, dilation, output_padding)
+        windows = _geometry(size, kernel, stride, padding, dilation)
         parts, raw = _input_gradient(field.modulus, x.parts, w.parts, windows, groups)
-        terms = w.parts.shape[1] // groups * windows.members
+        terms = w.shape[0] // groups * windows.members
     else:
-        windows = _geometry(x.parts.shape[3:], w.parts, stride, padding, dilation)
-        parts, raw = _forward(field.modulus, x.parts, w.parts, windows, groups)
-        terms = math.prod(w.parts.shape[2:])
+        windows = _geometry(x.parts.shape[3:], kernel, stride, padding, dilation)
+        product = _forward if w.deferred is None else _forward_deferred
+        parts, raw = product(field.modulus, x.parts, w.parts if w.deferred is None else w.deferred, windows, groups)
+        terms = math.prod(w.shape[1:])
     result = field.wrap(parts, (x.state * w.state).summed(terms), x.dtype, raw)
     if bias is None:
         return result
@@ -144,7 +162,7 @@ def convolution_backward(
     modulus = field.modulus
     # In a transposed convolution input and output change places.
     image, rows = (y, x) if transposed else (x, y)
-    windows = _geometry(image.parts.shape[3:], w.parts, stride, padding, dilation)
+    windows = _geometry(image.parts.shape[3:], w.shape[2:], stride, padding, dilation)
     to_input = to_weight = to_bias = None
     if wanted[0]:
         backward = _forward if transposed else _input_gradient

@@ -76,8 +76,17 @@ class Books:
         for bound in outputs:
             union = union.union(bound)
         queries = float(self.queries) ** 2
+        return min(0.0, math.log2(queries + 1) + self._primes * math.log2(self._one(union, queries)))
+
+    def primes_needed(self, log2_error: float, queries: float) -> int:
+        """How many primes would keep a run of so many queries below that probability, as far as is known by now."""
+        squared = queries**2
+        one = self._one(self._union, squared)
+        return math.ceil((math.log2(squared + 1) - log2_error) / -math.log2(one)) if one < 1.0 else self._primes
+
+    def _one(self, union: Bound, squared_queries: float) -> float:
+        """The probability that one polynomial vanishes modulo one prime."""
         vanishing = union.degree / self._lower
         divided = max(0.0, union.bits + 1) / math.log2(self._lower) / self._pool
-        collided = queries * 2.0 ** -(COLLISION_BITS + 1)
-        one = min(1.0, vanishing + divided + collided)
-        return min(0.0, math.log2(queries + 1) + self._primes * math.log2(one))
+        collided = squared_queries * 2.0 ** -(COLLISION_BITS + 1)
+        return min(1.0, vanishing + divided + collided)

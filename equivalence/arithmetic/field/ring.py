@@ -42,7 +42,7 @@ def _sum(a: Operand, b: Operand, alpha: Operand, op: Callable[[Tensor, Tensor], 
     if alpha != 1:
         b = mul(b, alpha) if isinstance(b, FieldTensor) else b * alpha
     both = type(a) is FieldTensor and type(b) is FieldTensor
-    if both and a.raw.dim() == b.raw.dim() and a.dtype is b.dtype:
+    if both and a.dim() == b.dim() and a.dtype is b.dtype:
         size = (a.size_of_raw or RESIDUE) + (b.size_of_raw or RESIDUE)
         if size > EXACT:
             size = 2 * RESIDUE

@@ -8,7 +8,6 @@ input, except with the probability derived in `probability`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from equivalence.arithmetic.errors import NonFiniteValue, RedrawPrimes, UnsupportedOperation
 from equivalence.arithmetic.field import primes as prime_pool
 from equivalence.arithmetic.field.bound import VARIABLE, Bound
+from equivalence.arithmetic.field.draw import Deferred, Draw
 from equivalence.arithmetic.field.embedding import embed
 from equivalence.arithmetic.field.hashing import RandomFunctions
 from equivalence.arithmetic.field.modulus import Modulus
@@ -61,12 +61,20 @@ class Field(Arithmetic):
 
     def variables(self, shape: Sequence[int], key: str, dtype: torch.dtype | None = None) -> FieldTensor:
         """Independent uniform residues, the same for the same seed and key, whichever module asks."""
-        digest = hashlib.blake2b(f"{self.seed}/variables/{key}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-        uniform = torch.rand((self.count, *shape), dtype=torch.float64, generator=generator)
-        p = torch.tensor(self.modulus.primes, dtype=torch.float64).view(-1, *(1,) * len(shape))
-        residues = uniform.mul_(p).floor_().sub_((p - 1) / 2)
-        return self.wrap(residues, VARIABLE.copy(), dtype or self.dtype)
+        return self.wrap(self.draw((1, *shape), key).piece(0)[:, 0], VARIABLE.copy(), dtype or self.dtype)
+
+    def draw(self, shape: Sequence[int], key: str) -> Draw:
+        """Residues of variables that can be had piece by piece, the first axis being that of pieces."""
+        return Draw(self.modulus, self.seed, key, shape)
+
+    def deferred(self, residues: Deferred, dtype: torch.dtype) -> FieldTensor:
+        """Variables whose residues are had when they are used; a product with them need not keep them."""
+        made: FieldTensor = _make_wrapper(FieldTensor, residues.shape, dtype=dtype, device=self.device)
+        made.arithmetic = self
+        made.deferred = residues
+        made.size_of_raw = DEFERRED
+        made.state = VARIABLE.copy()
+        return made
 
     def embed(self, tensor: Tensor, name: str = "a constant") -> FieldTensor:
         """The exact residues of a plain floating tensor."""
@@ -201,25 +209,37 @@ class Field(Arithmetic):
         """log2 of the probability that unequal outputs of this run were seen as equal; see `probability`."""
         return self.books.log2_error([t.state for t in outputs])
 
+    def primes_needed(self, log2_error: float) -> int:
+        """How many primes would do for this run and another module of the same size."""
+        return self.books.primes_needed(log2_error, 2.0 * self.queries)
+
+
+DEFERRED = math.inf  # the size of raw numbers that are not there
+
 
 class FieldTensor(StackedTensor):
     """Residues of shape (K, *shape), float64, centred; see `Field`.
 
     Sums and matrix products leave reduction to the first reader: `raw` may hold integers up to `size_of_raw`
-    (0 stands for centred residues), `parts` reduces them where they lie.
+    (0 stands for centred residues), `parts` reduces them where they lie. Or there is no `raw` yet: `parts` has the
+    residues made, once and for all, as they may be written to.
     """
 
     arithmetic: Field
     state: Bound
     raw: Tensor
     size_of_raw: float
+    deferred: Deferred | None = None
     origin: Origin | None = None
     rules = Field.rules
 
     @property
     def parts(self) -> Tensor:  # type: ignore[override]
         if self.size_of_raw:
-            self.arithmetic.modulus.reduce_sized_(self.raw, self.size_of_raw)
+            if self.deferred is not None:
+                self.raw, self.deferred = self.deferred.residues(), None
+            else:
+                self.arithmetic.modulus.reduce_sized_(self.raw, self.size_of_raw)
             self.size_of_raw = 0.0
         return self.raw
 
