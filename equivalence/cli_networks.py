@@ -187,12 +187,12 @@ def _pair(
     import dataclasses
 
     from equivalence.blocks.recognize import example
-    from equivalence.verdict.network import compare_networks
+    from equivalence.verdict.network import Asked, compare_networks
     from equivalence.weights.transfer import transfer as move
 
     notes = (str(move(left, right)),) if transfer else ()
     size = shape or (1, *example(left).shape[1:])
-    report = compare_networks(left, right, size, names, mode, seed)
+    report = compare_networks(left, right, size, names, Asked(mode, seed))
     if transfer:
         report = dataclasses.replace(report, weights="transferred")
     return (report,), notes

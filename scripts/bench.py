@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import itertools
 import os
 import resource
@@ -360,26 +361,51 @@ def bench_locate() -> None:
     console.print(table)
 
 
-def stacked(blocks: int) -> torch.nn.Sequential:
-    """A network of the seed's blocks, for want of published ones in this environment."""
-    return torch.nn.Sequential(*(FORMS["grouped"](SEED_SPEC) for _ in range(blocks))).eval()
+def networks() -> dict[str, tuple[str, int]]:
+    """Code that builds each network, and the size of its input: published ones where torchvision is there."""
+    if importlib.util.find_spec("torchvision") is None:
+        built = (
+            "torch.nn.Sequential(*(Grouped(BlockSpec(in_channels=256, cardinality=32, width=4)) for _ in range(16)))"
+        )
+        return {"16 blocks of the seed's": (f"from equivalence import BlockSpec, Grouped\nnetwork = {built}", 56)}
+    names = ("resnext50_32x4d", "resnext101_64x4d")
+    return {name: (f"import torchvision\nnetwork = torchvision.models.{name}()", 224) for name in names}
+
+
+def built(code: str) -> torch.nn.Module:
+    """The network that the code leaves behind, in evaluation mode."""
+    left: dict[str, torch.nn.Module] = {}
+    exec(f"import torch\n{code}", left)  # code of this file, which other processes run too
+    return left["network"].eval()
 
 
 def bench_recognition() -> None:
-    """Recognition of a network of 16 blocks against one forward of it at 56×56 (at most 5)."""
-    network, inputs = stacked(16), torch.randn(1, 256, 56, 56)
-    found, bare = seconds(lambda: find_blocks(network), forward(network, inputs), repeat=3)
-    table = Table("recognition (s)", "forward (s)", "ratio")
-    table.add_row(f"{found:.2f}", f"{bare:.2f}", f"{found / bare:.2f}")
+    """Recognition of a whole network against one forward of it, batch 1 (at most 5)."""
+    table = Table("network", "recognition (s)", "forward (s)", "ratio")
+    for name, (code, size) in networks().items():
+        network = built(code)
+        channels = 3 if size == 224 else 256
+        inputs = torch.randn(1, channels, size, size)
+        found, bare = seconds(lambda n=network: find_blocks(n), forward(network, inputs), repeat=5)
+        table.add_row(name, f"{found:.2f}", f"{bare:.2f}", f"{found / bare:.2f}")
     console.print(table)
 
 
 def bench_certificate() -> None:
-    """Proofs for all weights of a network of 16 blocks against one forward at 56×56 (at most 10)."""
-    network, inputs = stacked(16), torch.randn(1, 256, 56, 56)
-    proved, bare = seconds(lambda: check_network(network, whole=False), forward(network, inputs), repeat=1)
-    table = Table("certificate (s)", "forward (s)", "ratio")
-    table.add_row(f"{proved:.2f}", f"{bare:.2f}", f"{proved / bare:.1f}")
+    """Every block of a network proved in all forms for all weights, against one forward, batch 1 (at most 10)."""
+    table = Table("network", "certificate (s)", "forward (s)", "ratio", "weights (MB)", "peak (MB)", "of weights")
+    loaded = peak_megabytes("import torch, equivalence.verdict.network")
+    for name, (code, size) in networks().items():
+        network = built(code)
+        inputs = torch.randn(1, 3 if size == 224 else 256, size, size)
+        proved, bare = seconds(
+            lambda n=network: check_network(n, whole=False, gradients=False), forward(network, inputs), repeat=1
+        )
+        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values()) / 2**20
+        check = "from equivalence.verdict.network import check_network as c; c(network, whole=False, gradients=False)"
+        peak = peak_megabytes(f"import torch\n{code}\nnetwork.eval()\n{check}") - loaded
+        figures = [f"{proved:.2f}", f"{bare:.2f}", f"{proved / bare:.1f}", f"{weights:.0f}", f"{peak:.0f}"]
+        table.add_row(name, *figures, f"{peak / weights:.2f}")
     console.print(table)
 
 

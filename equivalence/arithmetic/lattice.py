@@ -39,7 +39,7 @@ class NotApplicable(RuntimeError):
     """There are no integers on which a module is exact; says why."""
 
 
-def integers(module: nn.Module, density: float, seed: int) -> dict[str, Tensor]:
+def integers(module: nn.Module, density: float, seed: int, *, per_output: bool = False) -> dict[str, Tensor]:
     """Integer values for all parameters and buffers, equal for equal values.
 
     >>> conv = nn.Conv2d(1, 2, 1, bias=False)
@@ -53,11 +53,15 @@ def integers(module: nn.Module, density: float, seed: int) -> dict[str, Tensor]:
         module: any module.
         density: fraction of weights that do not become 0.
         seed: of the random function from values to integers.
+        per_output: whether `density` is the number of inputs instead that an output depends on in the
+            mean. So deep networks keep small sums, but equal values become other integers in tensors
+            of other shapes: integers of one form have to be moved to the other.
     """
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
     values = {name: t.detach().clone() for name, t in tensors.items() if name not in floats}
-    drawn = _ternary_all(floats, density, seed)
+    shares = {name: _share(t, density) if per_output else density for name, t in floats.items()}
+    drawn = _ternary_all(floats, shares, seed)
     for path, part in module.named_modules():
         if getattr(part, "running_var", None) is not None and hasattr(part, "eps"):
             _scale_by_one(drawn, f"{path}." if path else "", part.eps, floats)
@@ -81,16 +85,30 @@ def _scale_by_one(drawn: dict[str, Tensor], prefix: str, eps: float, floats: Map
         drawn[gamma] = sign * (floats[gamma] != 0).cpu() * 2.0**k
 
 
-def _ternary_all(tensors: Mapping[str, Tensor], density: float, seed: int) -> dict[str, Tensor]:
+def _share(weight: Tensor, inputs: float) -> float:
+    """The fraction of a tensor that leaves so many inputs to every output."""
+    return min(1.0, inputs / max(_OF_VECTORS, weight[0].numel() if weight.dim() > 1 else 0))
+
+
+# What is added to sums, such as a bias, must not outweigh them.
+_OF_VECTORS = 8
+
+
+def _ternary_all(tensors: Mapping[str, Tensor], shares: Mapping[str, float], seed: int) -> dict[str, Tensor]:
     """`_ternary` of many tensors at once: one call costs as much as one small tensor."""
     if not tensors:
         return {}
+    sizes = [t.numel() for t in tensors.values()]
     flat = torch.cat([t.detach().cpu().double().reshape(-1) for t in tensors.values()])
-    parts = torch.split(_ternary(flat, density, seed), [t.numel() for t in tensors.values()])
+    of_each = [shares[name] for name in tensors]
+    density: float | Tensor = of_each[0]
+    if len(set(of_each)) > 1:
+        density = torch.tensor(of_each, dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
+    parts = torch.split(_ternary(flat, density, seed), sizes)
     return {n: part.view(t.shape) for (n, t), part in zip(tensors.items(), parts, strict=True)}
 
 
-def _ternary(values: Tensor, density: float, seed: int) -> Tensor:
+def _ternary(values: Tensor, density: float | Tensor, seed: int) -> Tensor:
     """-1, 0 or 1 as a random function of each value; a share of `density` is not 0, and 0 is 0."""
     mixed = values.view(torch.int64) * _MULTIPLIERS[0] + torch.tensor(seed) * _MULTIPLIERS[1]
     for multiplier in _MULTIPLIERS:
@@ -143,6 +161,10 @@ class Magnitudes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             return _norm_magnitude(*args)
         if packet is aten.native_batch_norm_backward:
             return _norm_backward_magnitude(*args)
+        if packet is aten.mean:
+            return _mean_of_one(func(*args, **kwargs), args[0])
+        if packet is aten.div and args[1] == 1:
+            return args[0].clone()
         if packet in _SCALED and _touches_floats(args):
             args = tuple(_absolute(a) for a in args)
             kwargs = {name: _absolute(value) for name, value in kwargs.items()}
@@ -156,6 +178,12 @@ class Magnitudes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
         if float(tensor.min()) < 0:
             raise NotApplicable(f"{func.overloadpacket} has a negative result where all should be sizes{_where()}")
         self.largest = max(self.largest, float(tensor.max()))
+
+
+def _mean_of_one(result: Tensor, x: Tensor) -> Tensor:
+    if result.numel() != x.numel():
+        raise NotApplicable(f"a mean over {x.numel() // max(1, result.numel())} is not exact on integers{_where()}")
+    return result
 
 
 def _where() -> str:

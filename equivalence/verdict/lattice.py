@@ -24,7 +24,7 @@ from equivalence.verdict.modules import original
 from equivalence.weights.correspondence import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
@@ -92,23 +92,43 @@ class OnIntegers:
 
 
 def run_on_integers(
-    left: nn.Module, right: nn.Module, shape: Shape, dtype: torch.dtype, seed: int, memory: Memory
+    left: nn.Module,
+    right: nn.Module,
+    shape: Shape,
+    dtype: torch.dtype,
+    seed: int,
+    memory: Memory,
+    moved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
 ) -> OnIntegers:
     """Both modules on corresponding integers, in evaluation mode.
+
+    Args:
+        left, right: any two modules.
+        shape: `(N, C, H, W)` of their input.
+        dtype: of the modules.
+        seed: of the integers.
+        memory: shared by checks of the same modules.
+        moved: moves the left module's tensors into the right one's, if that is known; then deep
+            networks have integers that fit, too.
 
     Raises:
         NotApplicable: if no integers fit, or an operation is not exact on them.
     """
     sides, limit, density = (left, right), 2.0 ** SIGNIFICAND[dtype], 1.0
     while density > _SPARSEST:
-        given = [
-            memory.recall(
-                ("integers", shape, density, seed),
-                functools.partial(_integers, module, shape, density, seed),
-                module,
+        given: list[Integers] = []
+        for module in sides:
+            weights = integers(left, density, seed, per_output=True) if moved else None
+            if weights and moved and given:
+                weights = moved(weights)
+            given.append(
+                memory.recall(
+                    ("integers", shape, density, seed),
+                    functools.partial(_integers, module, shape, density, seed, weights),
+                    module,
+                    moved,
+                )
             )
-            for module in sides
-        ]
         largest = max(side.largest for side in given)
         if largest < limit:
             results = [
@@ -119,7 +139,8 @@ def run_on_integers(
                 )
                 for module, side in zip(sides, given, strict=True)
             ]
-            other = _results(left, integers(left, density, seed + 1), given[0].probe, gradients=False)
+            reseeded = integers(left, density, seed + 1, per_output=moved is not None)
+            other = _results(left, reseeded, given[0].probe, gradients=False)
             telling = float((results[0][OUTPUTS] != other[OUTPUTS]).double().mean())
             return OnIntegers(dtype, (given[0], given[1]), (results[0], results[1]), telling)
         # Three convolutions and the input: sums shrink with the fourth power of the density.
@@ -127,9 +148,11 @@ def run_on_integers(
     raise NotApplicable(f"even sparse integers do not fit {dtype}: sums up to {largest:.3g}")
 
 
-def _integers(module: nn.Module, shape: Shape, density: float, seed: int) -> Integers:
+def _integers(
+    module: nn.Module, shape: Shape, density: float, seed: int, weights: dict[str, Tensor] | None = None
+) -> Integers:
     """Integers for a module, and the greatest sum of absolute values that they can lead to."""
-    weights = integers(module, density, seed)
+    weights = weights or integers(module, density, seed)
     x = torch.from_numpy(integer_array(shape, density, seed))
 
     def cotangent(output: Tensor) -> Tensor:

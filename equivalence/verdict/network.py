@@ -32,9 +32,9 @@ from equivalence.weights.convert import rewrite
 from equivalence.weights.sides import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from equivalence.arithmetic.floating import Mode
     from equivalence.blocks.recognize import RecognizedBlock
@@ -99,30 +99,39 @@ def check_network(
         progress(f"block {block.path}")
         results += certifier.reports(block)
     if whole:
-        shape = tuple(input_shape) if input_shape else _shape(model)
+        shape = tuple(input_shape) if input_shape else _shape(model, mode)
         for form in FORMS:
             if any(own_form(block) != form for block in found.blocks):
                 progress(f"whole network, {form}")
-                converted, _ = rewrite(model, found, form)
+                converted, record = rewrite(model, found, form)
+                notes += [f"not {form}: {path or 'the module'}, {reason}" for path, reason in record.skipped]
                 names = (type(model).__name__, f"{type(model).__name__} {form}")
-                results.append(
-                    compare_networks(
-                        model, converted, shape, names, mode, seed, silent=bool(silent), gradients=gradients
-                    )
-                )
+                asked = Asked(mode, seed, gradients, bool(silent), record.moved)
+                results.append(compare_networks(model, converted, shape, names, asked))
     return Examined(tuple(results), tuple(notes))
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """How two networks are compared.
+
+    Attributes:
+        mode: "eval" or "train".
+        seed: of everything that is drawn.
+        gradients: whether the input's gradient is proved in evaluation mode too.
+        silent: whether weights are known to silence blocks, so that agreement means little.
+        moved: moves the left network's tensors into the right one's, if that is known.
+    """
+
+    mode: Mode = "eval"
+    seed: int = 0
+    gradients: bool = True
+    silent: bool = False
+    moved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+
+
 def compare_networks(
-    left: nn.Module,
-    right: nn.Module,
-    shape: Shape,
-    names: tuple[str, str],
-    mode: Mode = "eval",
-    seed: int = 0,
-    *,
-    silent: bool = False,
-    gradients: bool = True,
+    left: nn.Module, right: nn.Module, shape: Shape, names: tuple[str, str], asked: Asked = Asked()
 ) -> Report:
     """Two networks: floats on a photograph, integers, and a proof at one size.
 
@@ -130,11 +139,9 @@ def compare_networks(
         left, right: any two modules of one input.
         shape: `(N, C, H, W)`.
         names: what the report calls them.
-        mode: "eval" or "train".
-        seed: of everything that is drawn.
-        silent: whether weights are known to silence blocks, so that agreement means little.
-        gradients: whether the input's gradient is proved in evaluation mode too.
+        asked: how they are compared.
     """
+    mode, seed = asked.mode, asked.seed
     image, picture = photograph(shape)
     image = image.to(device_of(left), base_dtype(left, right))
     quantities = compare(left, right, image, mode=mode, stages=False, seed=seed).quantities
@@ -148,8 +155,9 @@ def compare_networks(
 
     if difference := structural_difference(outputs, shape):
         return report(Verdict.DIFFERENT, difference)
-    evidence.append(_integers(left, right, shape, seed))
-    proof = prove_shapes(left, right, (shape,), mode, "given", gradients=gradients or mode == "train", seed=seed)
+    evidence.append(_integers(left, right, shape, asked))
+    gradients = asked.gradients or mode == "train"
+    proof = prove_shapes(left, right, (shape,), mode, "given", gradients=gradients, seed=seed)
     sure = 2.0**proof.log2_bound if proof else None
     for experiment, agreed in shown(proof):
         evidence.append(Evidence("field", experiment, agreed, str(proof), sure))
@@ -158,7 +166,7 @@ def compare_networks(
     if evidence[1].holds is False:
         statement = evidence[1].statement
         return report(Verdict.DIFFERENT, f"{statement}, although the expressions are equal: a kernel is wrong")
-    if silent:
+    if asked.silent:
         return report(Verdict.UNDECIDED, "vacuous: blocks with a last gamma of zero contribute nothing")
     return report(Verdict.EQUIVALENT, str(proof))
 
@@ -184,9 +192,9 @@ def _unproved(
     return report(Verdict.DIFFERENT, str(found))
 
 
-def _integers(left: nn.Module, right: nn.Module, shape: Shape, seed: int) -> Evidence:
+def _integers(left: nn.Module, right: nn.Module, shape: Shape, asked: Asked) -> Evidence:
     try:
-        found = run_on_integers(left, right, shape, base_dtype(left, right), seed, Memory())
+        found = run_on_integers(left, right, shape, base_dtype(left, right), asked.seed, Memory(), asked.moved)
     except (NotApplicable, UnsupportedOperation) as error:
         return Evidence("lattice", OUTPUTS, None, f"not applicable: {error}")
     if OUTPUTS in found.differing():
@@ -194,8 +202,9 @@ def _integers(left: nn.Module, right: nn.Module, shape: Shape, seed: int) -> Evi
     return Evidence("lattice", OUTPUTS, None if found.vacuous else True, f"equal in {found.description}")
 
 
-def _shape(model: nn.Module) -> Shape:
-    return (1, *example(model).shape[1:])
+def _shape(model: nn.Module, mode: Mode) -> Shape:
+    """A small input; in training a norm needs more than one value for each channel."""
+    return (1 if mode == "eval" else 2, *example(model).shape[1:])
 
 
 def _is_silent(block: RecognizedBlock) -> bool:

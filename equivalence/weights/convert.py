@@ -56,6 +56,19 @@ class ConversionRecord:
     converted: tuple[Rewritten, ...]
     skipped: tuple[tuple[str, str], ...]
 
+    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of the network as the converted one names and arranges them.
+
+        Args:
+            tensors: its parameters and buffers by name, or others of their shapes.
+        """
+        left = dict(tensors)
+        result: dict[str, Tensor] = {}
+        for block in self.converted:
+            own = {name: left.pop(name) for name in block.source.names if name in left}
+            result |= across(own, block.source, block.target)
+        return left | result
+
     def __str__(self) -> str:
         head = f"{len(self.converted)} blocks converted to {self.form}, {len(self.skipped)} left as they are"
         done = [f"  {r.source.path or 'the module'}: {r.source.spec.template} → {self.form}" for r in self.converted]
