@@ -15,12 +15,11 @@ from equivalence.arithmetic.errors import UnsupportedOperation
 from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
-from equivalence.arithmetic.preserve import as_found
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
 from equivalence.verdict.evaluate import UnfollowedModule, evaluate, idle_parameters
 from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
 from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
-from equivalence.verdict.locate.find import locate
+from equivalence.verdict.locate.find import located
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.preflight import (
     Reach,
@@ -151,11 +150,7 @@ class Ladder:
 
     def located(self) -> Place | None:
         """Where they part, as far as rounding can be bounded."""
-        try:
-            with as_found(*self.modules):
-                return locate(*self.modules, input_shape=self.shapes[0], mode=self.mode, seed=self.seed)
-        except UnsupportedOperation:
-            return None
+        return located(*self.modules, self.shapes[0], self.mode, self.seed)
 
     def silent(self) -> str | None:
         """Why agreement would say little: parameters that have no influence."""

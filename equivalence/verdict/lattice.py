@@ -136,6 +136,7 @@ def run_on_integers(
                     ("on integers", shape, density, seed),
                     functools.partial(_results, module, side.weights, side.probe),
                     module,
+                    moved,
                 )
                 for module, side in zip(sides, given, strict=True)
             ]

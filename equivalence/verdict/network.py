@@ -21,6 +21,7 @@ from equivalence.blocks.recognize import example, find_blocks
 from equivalence.verdict.certificate import Certifier, own_form, shown
 from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.lattice import run_on_integers
+from equivalence.verdict.locate.find import located
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype, device_of
 from equivalence.verdict.photograph import photograph
@@ -151,7 +152,8 @@ def compare_networks(
 
     def report(verdict: Verdict, reason: str) -> Report:
         dtype = str(base_dtype(left, right)).removeprefix("torch.")
-        return Report(*names, "as given", mode, dtype, quantities, tuple(evidence), verdict, reason)
+        place = located(left, right, shape, mode, seed) if verdict is Verdict.DIFFERENT else None
+        return Report(*names, "as given", mode, dtype, quantities, tuple(evidence), verdict, reason, place)
 
     if difference := structural_difference(outputs, shape):
         return report(Verdict.DIFFERENT, difference)

@@ -216,7 +216,8 @@ class _Run:
         experiments: dict[str, bool] = {}
         outputs: list[FieldTensor] = []
         reason = None
-        by_name = self.weights == "all" or correspond(left, right)
+        forms = isinstance(left, Block) and isinstance(right, Block)
+        by_name = correspond(left, right) or (self.weights == "all" and forms)
         try:
             a, b = self.results(left, "left"), self.results(right, "right")
             for shape in self.shapes:

@@ -369,7 +369,7 @@ def test_inexact_integers_would_call_equal_forms_different(monkeypatch):
     """Numbers that are no integers round, and are not equal in every bit."""
     honest = lattice_room.integers
 
-    def inexact(module, density, seed):
+    def inexact(module, density, seed, **options):
         return {n: t / 3 if t.is_floating_point() else t for n, t in honest(module, density, seed).items()}
 
     class Trusting(lattice_room.Magnitudes):

@@ -31,6 +31,26 @@ def test_every_block_and_the_whole_are_proved(mode):
     assert (AFTER_SGD in experiments) == (mode == "train")
 
 
+class Foreign(nn.Module):
+    """A block in somebody else's words."""
+
+    def __init__(self):
+        super().__init__()
+        self.spec = SPEC
+        self.a, self.b, self.c = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 4, 1)
+        self.na, self.nb, self.nc = (nn.BatchNorm2d(4) for _ in range(3))
+
+    def forward(self, x):
+        y = self.nb(self.b(self.na(self.a(x)).relu())).relu()
+        return (self.nc(self.c(y)) + x).relu()
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_somebody_elses_blocks_are_proved(mode):
+    reports = check_network(network(Foreign(), Foreign()), mode=mode).results
+    assert [report.verdict for report in reports] == [Verdict.EQUIVALENT] * 6
+
+
 def test_blocks_of_one_kind_share_a_proof_and_compare_their_weights():
     first, _, second, *_ = check_network(network(Grouped(SPEC), Grouped(SPEC)), whole=False).results
     assert "its own proof for all weights" in first.reason
@@ -95,6 +115,7 @@ def test_a_mistake_in_a_converted_network_is_seen(mistake):
     mistake(converted)
     report = compare_networks(model, converted, (1, 3, 8, 8), ("a", "b"), Asked(moved=record.moved))
     assert report.verdict is Verdict.DIFFERENT
+    assert "2" in str(report.place)
 
 
 def test_a_kernel_that_is_wrong_on_one_side_is_seen_on_integers():

@@ -10,6 +10,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from equivalence.arithmetic.errors import UnsupportedOperation
+from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import Block
 from equivalence.verdict.locate import shrink
 from equivalence.verdict.locate.explain import branches_of_gradients, explanation
@@ -139,3 +140,12 @@ def _smallest(
     except UnsupportedOperation:
         return None
     return f"{left.spec.template}, {of_input}"
+
+
+def located(left: nn.Module, right: nn.Module, shape: Shape, mode: Mode, seed: int) -> Place | None:
+    """`locate`, as far as rounding can be bounded."""
+    try:
+        with as_found(left, right):
+            return locate(left, right, input_shape=shape, mode=mode, seed=seed)
+    except UnsupportedOperation:
+        return None
