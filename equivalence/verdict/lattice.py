@@ -103,8 +103,9 @@ def run_on_integers(
     while density > _SPARSEST:
         given = [
             memory.recall(
-                ("integers", id(module), shape, density),
+                ("integers", shape, density, seed),
                 functools.partial(_integers, module, shape, density, seed),
+                of=module,
             )
             for module in sides
         ]
@@ -112,8 +113,9 @@ def run_on_integers(
         if largest < limit:
             results = [
                 memory.recall(
-                    ("on integers", id(module), shape, density),
+                    ("on integers", shape, density, seed),
                     functools.partial(_results, module, side.weights, side.probe),
+                    of=module,
                 )
                 for module, side in zip(sides, given, strict=True)
             ]

@@ -24,10 +24,17 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, Any] = {}
+        self._known: dict[Hashable, tuple[object, Any]] = {}
 
-    def recall(self, question: Hashable, answer: Callable[[], T]) -> T:
-        """The known answer, or a new one that is kept."""
-        if question not in self._known:
-            self._known[question] = answer()
-        return self._known[question]  # type: ignore[no-any-return]  # answers are of any type
+    def recall(self, question: Hashable, answer: Callable[[], T], of: object = None) -> T:
+        """The known answer, or a new one that is kept.
+
+        Args:
+            question: what is asked.
+            answer: called if it was not asked before.
+            of: the object that it is asked of; kept alive, so that no later one is taken for it.
+        """
+        key = (id(of), question)
+        if key not in self._known:
+            self._known[key] = (of, answer())
+        return self._known[key][1]  # type: ignore[no-any-return]  # answers are of any type

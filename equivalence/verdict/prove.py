@@ -155,7 +155,7 @@ def prove_shapes(
     primes, salt, dtype = PRIMES[mode], 0, widest_dtype(left, right)
     while True:
         make = functools.partial(Field, seed + salt, primes, dtype)
-        field = memory.recall(("field", salt, primes, dtype), make)
+        field = memory.recall(("field", seed, salt, primes, dtype), make)
         run = _Run(field, tuple(shapes), mode, weights, gradients, memory)
         try:
             proof = run.proof(left, right)
@@ -183,10 +183,11 @@ class _Run:
 
     def results(self, module: nn.Module, side: str) -> dict[tuple[Shape, str], Tensor]:
         """All experiments of one module at all shapes, evaluated once."""
-        question = ("field results", id(self.field), id(module), self.shapes, self.mode, self.weights, self.gradients)
+        question = ("field results", id(self.field), self.shapes, self.mode, self.weights, self.gradients)
         return self.memory.recall(
             question,
             lambda: evaluate(self.field, module, side, self.shapes, self.mode, self.weights, gradients=self.gradients),
+            of=module,
         )
 
     def proof(self, left: nn.Module, right: nn.Module) -> Proof:
