@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from equivalence.cli_options import ModeName
+    from equivalence.verdict.locate.place import Place
     from equivalence.verdict.verdict import Report
 
 Target = Annotated[str, typer.Argument(help="module:callable, or path.py:callable, that returns a module.")]
@@ -192,6 +193,21 @@ def _pair(
     notes = (str(move(left, right)),) if transfer else ()
     size = shape or (1, *example(left).shape[1:])
     report = compare_networks(left, right, size, names, mode, seed)
+    if not report:
+        report = dataclasses.replace(report, place=_place(left, right, size, mode, seed))
     if transfer:
         report = dataclasses.replace(report, weights="transferred")
     return (report,), notes
+
+
+def _place(left: nn.Module, right: nn.Module, shape: tuple[int, ...], mode: ModeName, seed: int) -> Place | None:
+    """Where they part, as far as they can be run with bounds on rounding."""
+    from equivalence.arithmetic.errors import UnsupportedOperation
+    from equivalence.arithmetic.preserve import as_found
+    from equivalence.verdict.locate.find import locate
+
+    try:
+        with as_found(left, right):
+            return locate(left, right, input_shape=shape, mode=mode, seed=seed)
+    except UnsupportedOperation:
+        return None

@@ -63,16 +63,17 @@ def faults(
 ) -> int:
     """Plant known mistakes in each form and show what catches them."""
     writable(output)
-    with progress("planting faults") as status:
+    with progress("loading"):
+        from equivalence.blocks.forms import FORMS
         from equivalence.report.faults import kill_sheet
         from equivalence.verdict.faults import CATALOGUE, fault_named
         from equivalence.verdict.faults.kill import kill_table
-
-        chosen = [fault_named(name) for name in fault] if fault else list(CATALOGUE.values())
-        trials = []
+    chosen = [fault_named(name) for name in fault] if fault else list(CATALOGUE.values())
+    trials = []
+    with bar("planting faults", len(chosen) * len(FORMS)) as step:
         for trial in kill_table(spec, chosen, seed):
             trials.append(trial)
-            status.update(f"{trial.fault} in {trial.form}: {trial.outcome}")
+            step(trial)
     sheet = kill_sheet(trials, spec, replay(), seed)
     show_sheet(sheet, format, output, quiet=quiet)
     return sheet.exit_status

@@ -125,6 +125,7 @@ def test_the_first_line_of_a_failure_is_the_whole_verdict(run):
         ["FAILED *::test_other_weights - AssertionError: per-branch / grouped: DIFFERENT, outputs[[]*apart where*"]
     )
     result.stdout.no_fnmatch_line("*fixture.py*")
+    result.stdout.fnmatch_lines(["E *again: pytest *::test_other_weights --equivalence-seed 0"])
 
 
 def test_a_bare_assert_of_a_check_shows_the_verdict_too(run):
