@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from equivalence.cli_options import Format, FormName, Mode, Output, Quiet, Seed
+from equivalence.cli_output import progress, replay, show_document, writable
+
 if TYPE_CHECKING:
     from torch import nn
 
+    from equivalence.cli_options import ModeName
     from equivalence.verdict.verdict import Report
 
 Target = Annotated[str, typer.Argument(help="module:callable, or path.py:callable, that returns a module.")]
-Mode = Literal["eval", "train"]
 
 
 def check(
@@ -36,18 +39,16 @@ def check(
         bool, typer.Option("--transfer", help="Move the weights of the first into the second.")
     ] = False,
     input_shape: Annotated[str | None, typer.Option(help="Such as 1,3,64,64; guessed by default.")] = None,
-    mode: Annotated[Mode, typer.Option(help="Running or batch statistics.")] = "eval",
-    seed: Annotated[int, typer.Option(help="Of everything drawn.", min=0, max=2**63 - 1)] = 0,
-    format: Annotated[Literal["text", "json", "markdown", "html"], typer.Option(help="Of the result.")] = "text",  # noqa: A002  # the option is --format
-    output: Annotated[Path | None, typer.Option(help="Write there, not to stdout.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict only.")] = False,
+    mode: Mode = "eval",
+    seed: Seed = 0,
+    format: Format = "text",  # noqa: A002  # the option is --format
+    output: Output = None,
+    quiet: Quiet = False,
 ) -> int:
     """Verify a network you use against its converted selves, or compare two implementations."""
-    from equivalence import cli
-
-    cli._writable(output)
+    writable(output)
     shape = _shape(input_shape)
-    with cli._progress("checking") as status:
+    with progress("checking") as status:
         from equivalence.report.document import Document
         from equivalence.verdict.network import check_network
 
@@ -59,8 +60,8 @@ def check(
         else:
             right = _built(b, args, weights, seed + 1 if transfer else seed)
             results, notes = _pair(left, right, (a, b), shape, mode, seed, transfer=transfer)
-    document = Document(cli._replay(), seed, None, results, notes)
-    cli._show(document, format, output, quiet=quiet)
+    document = Document(replay(), seed, None, results, notes)
+    show_document(document, format, output, quiet=quiet)
     return document.verdict.exit_status
 
 
@@ -68,14 +69,12 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint: safetensors or torch.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The new checkpoint, of the same format.")],
     model: Annotated[str, typer.Option(help="module:callable or path.py:callable of the network.")],
-    to: Annotated[Literal["per-branch", "concatenated", "grouped"], typer.Option(help="The form of its blocks.")],
+    to: Annotated[FormName, typer.Option(help="The form of its blocks.")],
     back: Annotated[bool, typer.Option("--back", help="IN has that form: convert it back.")] = False,
     args: Annotated[str, typer.Option(help="Arguments of the callable: a JSON object or list.")] = "{}",
 ) -> int:
     """Convert a checkpoint so that the network's blocks are in another form, or back."""
-    from equivalence import cli
-
-    with cli._progress("converting"):
+    with progress("converting"):
         import torch
 
         from equivalence.weights.checkpoint import convert_checkpoint, plan_of
@@ -179,7 +178,7 @@ def _pair(
     right: nn.Module,
     names: tuple[str, str],
     shape: tuple[int, ...] | None,
-    mode: Mode,
+    mode: ModeName,
     seed: int,
     *,
     transfer: bool,

@@ -91,3 +91,23 @@ def test_a_checkpoint_is_converted_there_and_back(code, tmp_path, capsys):
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert main(["convert", first, first, *options]) == 2
     assert "output is the input" in capsys.readouterr().err
+
+
+def test_two_modules_that_differ_are_told_where_and_how_to_see_it_again(code, capsys):
+    code.write_text(
+        CODE
+        + """
+import torch
+
+def relu(kind=nn.ReLU):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), kind())
+
+def relu6():
+    return relu(nn.ReLU6)
+"""
+    )
+    assert main(["check", f"{code}:relu", f"{code}:relu6", "--input-shape", "1,3,5,5"]) == 1
+    shown = capsys.readouterr().out
+    assert "first apart: 1 (ReLU) / 1 (ReLU6): equal inputs, outputs[" in shown
+    assert "again: equivalence" in shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from equivalence.testing.records import recorded
@@ -39,6 +40,11 @@ class RunningTest:
     faults: bool
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     caught: dict[str, bool] = dataclasses.field(default_factory=dict)
+
+    @property
+    def replay(self) -> str:
+        """The command that runs the test again."""
+        return shlex.join(["pytest", self.name, "--equivalence-seed", str(self.settings["seed"])])
 
     @property
     def blind_to(self) -> list[str]:
@@ -93,7 +99,7 @@ class Equivalence:
         __tracebackhide__ = True
         report = self.check(left, right, dtype=dtype, **options)
         if not report:
-            raise AssertionError(f"{report.headline}\n{report}")
+            raise AssertionError(f"{report.headline}\n{report}again: {self._running().replay}")
 
     def forms(self, spec: BlockSpec) -> tuple[Block, Block, Block]:
         """Per-branch, concatenated and grouped form of a block, with one set of weights.

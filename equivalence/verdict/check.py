@@ -114,17 +114,11 @@ def assert_equivalent(
     Raises:
         AssertionError: with the verdict in its first line and the full report below.
     """
-    report = check(
-        left,
-        right,
-        input_shape=input_shape,
-        mode=mode,
-        weights=weights,
-        experiments=experiments,
-        seed=seed,
-    )
+    options = {"input_shape": input_shape, "mode": mode, "weights": weights, "experiments": experiments, "seed": seed}
+    report = check(left, right, **options)  # type: ignore[arg-type]  # each under its own name
     if not report:
-        raise AssertionError(f"{report.headline}\n{report}")
+        again = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
+        raise AssertionError(f"{report.headline}\n{report}again: check(left, right, {again})")
 
 
 def _name(module: nn.Module) -> str:

@@ -234,7 +234,7 @@ class Ladder:
     def bounded_outputs(self, module: nn.Module, rounding: Rounding) -> Tensor:
         """What rounding in the modules' floats can make of the outputs at most."""
         return self.memory.recall(
-            ("bounded", self.x.shape, self.mode, rounding.dtype),
+            ("bounded", self.x.shape, self.mode, self.seed, rounding.dtype),
             lambda: bounded(module, self.x, rounding, self.mode, self.seed, gradients=False)[OUTPUTS],
             module,
         )

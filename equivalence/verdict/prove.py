@@ -157,7 +157,7 @@ def prove_shapes(
     primes, salt, dtype = PRIMES[mode], 0, widest_dtype(left, right)
     while True:
         make = functools.partial(Field, seed + salt, primes, dtype)
-        field = memory.recall(("field", salt, primes, dtype), make)
+        field = memory.recall(("field", seed, salt, primes, dtype), make)
         run = _Run(field, tuple(shapes), mode, weights, gradients, memory)
         try:
             # The left one alone tells how many primes are needed.

@@ -57,7 +57,7 @@ def run(pytester, monkeypatch):
 class Bias:
     """A planted fault: the last norm's bias is off in one channel."""
 
-    name, harmless = "bias off", False
+    name, mode, harmless = "bias off", "eval", False
 
     def plant(self, module):
         faulty = copy.deepcopy(module)
@@ -100,8 +100,10 @@ class DoesNotApplyError(ValueError):
 
 
 @pytest.fixture(autouse=True)
-def planted(monkeypatch):
+def planted(request, monkeypatch):
     """A catalogue of few, whose fates are known."""
+    if "real_catalogue" in request.fixturenames:
+        return
     module = types.ModuleType("equivalence.verdict.faults")
     module.CATALOGUE = {fault.name: fault for fault in (Bias(), Detached(), Nothing(), Elsewhere())}
     module.DoesNotApply = DoesNotApplyError
@@ -123,6 +125,7 @@ def test_the_first_line_of_a_failure_is_the_whole_verdict(run):
         ["FAILED *::test_other_weights - AssertionError: per-branch / grouped: DIFFERENT, outputs[[]*apart where*"]
     )
     result.stdout.no_fnmatch_line("*fixture.py*")
+    result.stdout.fnmatch_lines(["E *again: pytest *::test_other_weights --equivalence-seed 0"])
 
 
 def test_a_bare_assert_of_a_check_shows_the_verdict_too(run):
@@ -274,6 +277,32 @@ def test_a_test_that_is_blind_to_a_fault_fails_and_names_it(run):
     result.stdout.fnmatch_lines(
         ["FAILED *equivalence: blind to 'gradient cut': 1 of 2 faults planted in the right side pass*"]
     )
+
+
+@pytest.fixture
+def real_catalogue():
+    """The catalogue as users have it."""
+
+
+REAL = """
+    @pytest.mark.parametrize("mode", ["eval", "train"])
+    def test_forms(equivalence, mode):
+        a, b, c = equivalence.forms(BlockSpec(in_channels=4, cardinality=2, width=2))
+        equivalence.assert_equivalent(a, c, mode=mode)
+"""
+
+
+def test_every_known_mistake_is_caught_by_a_whole_check(real_catalogue, run):
+    result = run(REAL, "--equivalence-faults")
+    result.assert_outcomes(passed=2)
+    ((caught, planted),) = re.findall(r"EQUIVALENT .* (\d+) of (\d+) .*test_forms", result.stdout.str())
+    assert caught == planted
+    assert int(planted) > 40
+
+
+def test_a_check_of_outputs_alone_is_blind_to_a_cut_gradient(real_catalogue, run):
+    result = run("    @pytest.mark.equivalence(experiments=['outputs'])" + REAL, "--equivalence-faults")
+    result.stdout.fnmatch_lines(["FAILED *test_forms*eval* - *blind to *gradient-cut*"])
 
 
 def test_what_another_check_of_the_test_catches_is_caught(run):

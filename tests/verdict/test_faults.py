@@ -1,7 +1,12 @@
 """Every planted fault is caught in every form in which it can be planted; no harmless change is called different."""
 
 import collections
+import contextlib
+import importlib.util
+import sys
+import types
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +18,7 @@ from equivalence.blocks.initialize import as_if_trained
 from equivalence.report.faults import kill_sheet
 from equivalence.verdict.faults import CATALOGUE, DoesNotApply, Spot, fault_named
 from equivalence.verdict.faults.kill import Bench, Trial, kill_table
+from equivalence.verdict.faults.others import others
 from tests.strategies import block_specs, same_bits, seeds, state
 
 # Between them these have all that a fault can need: every bias, stride, a counter that is read, several branches.
@@ -136,6 +142,36 @@ def test_an_unknown_fault_is_named_with_those_that_are_known():
 def test_the_table_shows_what_other_tools_miss():
     (trial, *_) = kill_table(SPECS["plain"], [fault_named("one-ulp-in-expand")])
     assert trial.tools["assert_close"] is True
+
+
+@pytest.mark.parametrize("newer", [True, False])
+def test_polygraphy_has_its_column_where_it_is_installed(monkeypatch, newer):
+    """Through the name that it has today and through the one that it deprecates."""
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "polygraphy" or known(name))
+
+    def compare(left, right):
+        """What the real one gives: a result for each output, true where it matches."""
+        return {"output": bool(np.abs(left["output"] - right["output"]).max() < 1e-5)}
+
+    function = {"SimpleCompareFunc": lambda: compare} if newer else {}
+    comparator = types.SimpleNamespace(
+        IterationResult=lambda outputs, runner_name: outputs,
+        CompareFunc=types.SimpleNamespace(simple=lambda: pytest.fail("deprecated") if newer else compare),
+        **function,
+    )
+    log = types.SimpleNamespace(verbosity=lambda _: contextlib.nullcontext(), CRITICAL=50)
+    monkeypatch.setitem(sys.modules, "polygraphy", types.ModuleType("polygraphy"))
+    monkeypatch.setitem(sys.modules, "polygraphy.comparator", comparator)
+    monkeypatch.setitem(sys.modules, "polygraphy.logger", types.SimpleNamespace(G_LOGGER=log))
+    faults = [fault_named(name) for name in ("one-ulp-in-expand", "shortcut-missing")]
+    trials = list(kill_table(SPECS["plain"], faults))
+    assert [trial.tools["polygraphy"] for trial in trials] == [True] * 3 + [False] * 3
+
+
+def test_a_tool_that_is_not_installed_has_no_column(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "polygraphy" else name)
+    assert list(others()) == ["torch.allclose", "assert_close", "numpy.allclose"]
 
 
 def test_a_survivor_fails_the_table_and_is_named():

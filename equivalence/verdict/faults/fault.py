@@ -6,12 +6,13 @@ in a block is never planted silently, it says why it does not apply. One definit
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import random
 from typing import TYPE_CHECKING, Literal
 
 import torch
+
+from equivalence.verdict.faults.duplicate import duplicate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +116,6 @@ class Fault:
             DoesNotApply: if the block or its form has nothing that the fault could change.
         """
         spot = Spot.drawn(block.spec.cardinality, seed) if spot is None else spot
-        copied = copy.deepcopy(block)
+        copied = duplicate(block)
         with torch.no_grad():
             return self.change(copied, spot) or copied

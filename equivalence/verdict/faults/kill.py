@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from equivalence.arithmetic.field import Field, FieldTensor
-from equivalence.arithmetic.preserve import as_found, random_state, seed_everything
+from equivalence.arithmetic.preserve import random_state, seed_everything
 from equivalence.blocks.forms import FORMS, Block
 from equivalence.blocks.initialize import as_if_trained
 from equivalence.verdict.evaluate import UnfollowedModule, evaluate
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from equivalence.blocks.spec import BlockSpec
     from equivalence.verdict.faults.fault import Fault
     from equivalence.verdict.modules import Shape
+    from equivalence.verdict.preflight import Outputs
 
 _PARTNERS = {"per-branch": "grouped", "concatenated": "grouped", "grouped": "concatenated"}
 # The plain input first; the others reach what it leaves untouched, such as the far side of ReLU6.
@@ -99,9 +100,11 @@ class Bench:
         # One full kernel in the middle, all borders around it: the smallest input that has both.
         size = spec.dilation * (spec.kernel_size - 1) + 1 + (spec.stride > 1)
         self.shape: Shape = spec.input_shape(batch=2, size=size)
+        self.x = float_input((first, first), self.shape, seed)
         self.field = Field(seed, 9, torch.float32)
         self._seen: dict[tuple[str, str, Mode, bool], dict[str, Tensor]] = {}
         self._proved: dict[str, Tensor] = {}
+        self._outputs: dict[tuple[str, Mode], Tensor] = {}
 
     def trial(self, fault: Fault, form: str) -> Trial:
         """Plant a fault in a form and hold it against the unfaulted partner."""
@@ -112,15 +115,17 @@ class Bench:
         except DoesNotApply as reason:
             return dataclasses.replace(blank, statement=str(reason))
         start = time.perf_counter()
-        judged = self._accepted(planted, partner, blank) if fault.harmless else self._killed(planted, fault, blank)
+        outputs = self.output(partner, fault.mode), forward(planted, "right", self.x, fault.mode, self.seed)
+        if fault.harmless:
+            judged = self._accepted(planted, partner, blank)
+        else:
+            judged = self._killed(planted, outputs, fault, blank)
         seconds = time.perf_counter() - start
-        return dataclasses.replace(judged, seconds=seconds, tools=self._tools(planted, partner, fault.mode))
+        tools = {name: says(*outputs) for name, says in others().items()}
+        return dataclasses.replace(judged, seconds=seconds, tools=tools)
 
-    def _killed(self, planted: Block, fault: Fault, blank: Trial) -> Trial:
-        left, shape = self.forms[blank.partner], self.shape
-        outputs = [forward(m, s, float_input((m, m), shape, self.seed), fault.mode, self.seed)
-                   for m, s in ((left, "left"), (planted, "right"))]  # fmt: skip
-        if difference := structural_difference((outputs[0], outputs[1]), shape):
+    def _killed(self, planted: Block, outputs: Outputs, fault: Fault, blank: Trial) -> Trial:
+        if difference := structural_difference(outputs, self.shape):
             return dataclasses.replace(
                 blank, outcome="killed", evidence="structure", stage="output", statement=difference
             )
@@ -166,6 +171,12 @@ class Bench:
             blank, outcome="accepted", stage="nowhere", statement="not proved, and no witness"
         )
 
+    def output(self, form: str, mode: Mode) -> Tensor:
+        """The unfaulted form's output in its own floats, remembered."""
+        if (form, mode) not in self._outputs:
+            self._outputs[form, mode] = forward(self.forms[form], "left", self.x, mode, self.seed)
+        return self._outputs[form, mode]
+
     def seen(self, form: str, pattern: str, mode: Mode, *, gradients: bool) -> dict[str, Tensor]:
         """What the unfaulted form shows on an input, remembered."""
         key = (form, pattern, mode, gradients)
@@ -176,15 +187,6 @@ class Bench:
     def _run(self, module: Block, pattern: str, mode: Mode, *, gradients: bool) -> dict[str, Tensor]:
         x = witness_input(pattern, self.shape, torch.float32, self.seed)
         return seen(module, x, torch.float32, mode, self.seed, gradients=gradients)
-
-    def _tools(self, planted: Block, partner: str, mode: Mode) -> dict[str, bool]:
-        """What other tools say of both outputs, in the block's own floats."""
-        outputs = []
-        for module in (self.forms[partner], planted):
-            x = float_input((module, module), self.shape, self.seed)
-            with as_found(module), torch.no_grad():
-                outputs.append(module.train(mode == "train")(x))
-        return {name: says(outputs[0], outputs[1]) for name, says in others().items()}
 
 
 def kill_table(spec: BlockSpec, faults: Iterable[Fault], seed: int = 0) -> Iterator[Trial]:

@@ -35,13 +35,16 @@ def _allclose(left: Tensor, right: Tensor) -> bool:
 
 def _polygraphy(left: Tensor, right: Tensor) -> bool:
     comparator: Any = importlib.import_module("polygraphy.comparator")
+    # The older name is deprecated where the newer one is there.
+    newer = getattr(comparator, "SimpleCompareFunc", None)
+    compare = newer() if newer else comparator.CompareFunc.simple()
     logger: Any = importlib.import_module("polygraphy.logger")
     sides = [
         comparator.IterationResult({"output": tensor.numpy()}, runner_name=name)
         for name, tensor in (("left", left), ("right", right))
     ]
     with logger.G_LOGGER.verbosity(logger.G_LOGGER.CRITICAL):
-        return bool(comparator.CompareFunc.simple()(*sides)["output"])
+        return bool(compare(*sides)["output"])
 
 
 _KNOWN: dict[str, tuple[str, Callable[[Tensor, Tensor], bool]]] = {

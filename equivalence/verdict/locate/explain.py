@@ -7,7 +7,6 @@ proof asked for; so of the whole catalogue at most three reach it.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import torch
 from equivalence.arithmetic.floating import compare, cotangent_of
 from equivalence.blocks.forms import Block
 from equivalence.verdict.faults.catalogue import CATALOGUE
+from equivalence.verdict.faults.duplicate import duplicate
 from equivalence.verdict.faults.edits import canonical
 from equivalence.verdict.faults.fault import DoesNotApply, Spot
 from equivalence.verdict.locate.scalars import differing_branches, first_scalar
@@ -77,23 +77,39 @@ def _candidates(
 ) -> Iterator[tuple[Fault, Block]]:
     """Faults that give the other side's tensors and, as far as float64 shows, all that it does."""
     wanted, does = canonical(faulty), list(_does(faulty, x, mode))
+    screen = convert(clean, "grouped")  # a fault means the same in every form, and this one is the cheapest to copy
     for fault, spot in itertools.product(CATALOGUE.values(), spots):
         if fault.harmless or (fault.mode == "train" and mode == "eval"):
+            continue
+        if isinstance(screen, Block) and not _may_be(fault, spot, screen, wanted, does[0], x, mode):
             continue
         try:
             planted = fault.plant(clean, spot=spot)
         except DoesNotApply:
             continue
-        held = canonical(planted)
-        if held.keys() != wanted.keys() or not all(torch.equal(held[name], wanted[name]) for name in wanted):
-            continue
-        if all(map(_close, _does(planted, x, mode), does)):
+        if _same(canonical(planted), wanted) and all(map(_close, _does(planted, x, mode), does)):
             yield fault, planted
+
+
+def _may_be(
+    fault: Fault, spot: Spot, screen: Block, wanted: dict[str, Tensor], output: dict[str, Tensor], x: Tensor, mode: Mode
+) -> bool:
+    """Whether a fault, planted in another form, does not rule itself out by its tensors or its output."""
+    try:
+        planted = fault.plant(screen, spot=spot)
+    except DoesNotApply:
+        return True  # not in that form
+    held = canonical(planted)
+    return held.keys() != wanted.keys() or (_same(held, wanted) and _close(next(_does(planted, x, mode)), output))
+
+
+def _same(held: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return held.keys() == wanted.keys() and all(torch.equal(held[name], wanted[name]) for name in wanted)
 
 
 def _does(module: Block, x: Tensor, mode: Mode) -> Iterator[dict[str, Tensor]]:
     """Outputs, then buffers, then gradients, in float64; each only if it is asked for."""
-    wide = copy.deepcopy(module).double().train(mode == "train")
+    wide = duplicate(module).double().train(mode == "train")
     leaf = x.clone().requires_grad_()
     with torch.enable_grad():
         y: Tensor = wide(leaf.clone())
@@ -115,7 +131,7 @@ def _close(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 def branches_of_gradients(left: Block, right: Block, x: Tensor, mode: Mode) -> list[int]:
     """The branch in which parameters' gradients differ most, in float64: the input's gradient tells none."""
-    wide = [copy.deepcopy(side).double() for side in (left, right)]
+    wide = [duplicate(side).double() for side in (left, right)]
     if any(not p.requires_grad for side in wide for p in side.parameters()):
         return []
     quantities = compare(wide[0], wide[1], x, mode=mode, stages=False, gradients=True).quantities

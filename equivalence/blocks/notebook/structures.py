@@ -1,148 +1,18 @@
-"""The seed notebook's BottleneckA, B and C as it wrote them, each deviation a switch of its own.
-
-Guarantee: with their defaults these modules have the notebook's constructor arguments, its tensors
-under its names, and its results. With all deviations off, A, B and C are the three forms of
-Fig. 3 (per-branch, concatenated, grouped), so each deviation can be seen to matter by itself.
-
-What each deviation breaks, by the names of `Deviations`:
-
-1. `shared_branch` breaks A: one branch is applied C times, so independent weights have no place in
-   it, and in training its running statistics take C steps at once. B is broken likewise.
-2. `inplace_identity` breaks A: each branch reads what the branches before it added to the input.
-3. `norm_in_branches` breaks A: a sum of ReLUs is not the ReLU of a sum, and C norms have C times
-   the parameters of one.
-4. `relu_before_add` makes all three another block than the paper's (footnote 6), but the same other
-   block: B and C stay equivalent.
-5. `transform_bias` is harmless: the same bias in all three, and B and C stay equivalent.
-
-With (3) the notebook's A has independent weights that no grouped form with one norm can hold, but
-it has a grouped twin of its own, `BottleneckATwin`, whose norm and ReLU come before the sum.
-"""
+"""The notebook's BottleneckA, B and C, and the grouped twin of its A."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 from torch import Tensor, nn
 
+from equivalence.blocks.notebook.deviations import NOTEBOOK, Deviations
+from equivalence.blocks.notebook.units import BasicConv, SepConv
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Deviations:
-    """Where the notebook departs from the paper; all of them, unless switched off.
-
-    >>> dataclasses.replace(NOTEBOOK, shared_branch=False).shared_branch
-    False
-    >>> any(dataclasses.asdict(PAPER).values())
-    False
-
-    Attributes:
-        shared_branch: A and B apply one `branch1` C times; off: C independent branches.
-        inplace_identity: A adds its branches into its input; off: into an accumulator of its own.
-        norm_in_branches: A ends each branch with norm and ReLU; off: one norm, after the sum.
-        relu_before_add: the last ReLU precedes the shortcut's addition; off: it follows it.
-        transform_bias: the 3×3 convolution has a bias; off: it has none.
-    """
-
-    shared_branch: bool = True
-    inplace_identity: bool = True
-    norm_in_branches: bool = True
-    relu_before_add: bool = True
-    transform_bias: bool = True
-
-
-NOTEBOOK = Deviations()
-PAPER = Deviations(
-    shared_branch=False,
-    inplace_identity=False,
-    norm_in_branches=False,
-    relu_before_add=False,
-    transform_bias=False,
-)
-
-
-class SepConv(nn.Module):
-    """Convolution (in groups), norm and ReLU.
-
-    >>> SepConv(8, 6, kernel_size=3, groups=2, padding=1)(torch.zeros(1, 8, 5, 5)).shape
-    torch.Size([1, 6, 5, 5])
-
-    Args:
-        in_channels: channels of the input `(N, C, H, W)`.
-        out_channels: channels of the output.
-        kernel_size: extent of the convolution.
-        groups: groups of the convolution.
-        padding: zeros on each side.
-        bias: whether the convolution has a bias.
-        relu: whether the ReLU follows, as it always does in the notebook.
-
-    Source: the seed notebook.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        groups: int = 1,
-        padding: int = 0,
-        bias: bool = False,
-        *,
-        relu: bool = True,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size=kernel_size,
-                padding=padding,
-                groups=groups,
-                bias=bias,
-            ),
-            nn.BatchNorm2d(out_channels),
-            *([nn.ReLU(inplace=True)] if relu else []),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(N, C_in, H, W)` → `(N, C_out, H, W)`, smaller by what padding does not replace."""
-        y: Tensor = self.conv(x)
-        return y
-
-
-class BasicConv(SepConv):
-    """Convolution, norm and ReLU: a `SepConv` of one group.
-
-    >>> BasicConv(8, 6, kernel_size=1)(torch.zeros(1, 8, 5, 5)).shape
-    torch.Size([1, 6, 5, 5])
-
-    Args:
-        in_channels: channels of the input `(N, C, H, W)`.
-        out_channels: channels of the output.
-        kernel_size: extent of the convolution.
-        padding: zeros on each side.
-        bias: whether the convolution has a bias.
-        relu: whether the ReLU follows, as it always does in the notebook.
-
-    Source: the seed notebook.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        padding: int = 0,
-        bias: bool = False,
-        *,
-        relu: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=bias, relu=relu)
 
 
 class _Branches(nn.Module):
@@ -188,6 +58,7 @@ class BottleneckA(_Branches):
     `relu_before_add` makes no difference there. With `norm_in_branches` the ReLUs before the
     addition are the branches' own; they stay when `relu_before_add` is off.
 
+    >>> from equivalence.blocks.notebook import PAPER
     >>> block = BottleneckA(8, 3, cardinality=2)
     >>> x = torch.zeros(1, 8, 5, 5)
     >>> block(x) is x
