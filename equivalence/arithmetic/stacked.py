@@ -14,6 +14,7 @@ What is guaranteed:
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -47,7 +48,7 @@ class Companion:
         self.note = note  # whatever else the arithmetic has to know about them
 
 
-class Arithmetic:
+class Arithmetic(abc.ABC):
     """The context of a run: how constants enter and what a result knows. One registry of rules per subclass."""
 
     rules: ClassVar[dict[OpOverload, Rule]] = {}
@@ -73,16 +74,17 @@ class Arithmetic:
 
         return register
 
+    @abc.abstractmethod
     def constant(self, value: Tensor | float, dtype: torch.dtype | None = None) -> StackedTensor:
         """A plain tensor or number as a tensor of this arithmetic, exactly."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def wrap(self, parts: Tensor, state: Any, dtype: torch.dtype) -> Any:
-        raise NotImplementedError
+        """A tensor of this arithmetic, from its parts and what is known of them."""
 
+    @abc.abstractmethod
     def joined(self, tensors: Sequence[StackedTensor]) -> Any:
         """The state of a fresh tensor that holds elements of several."""
-        raise NotImplementedError
 
 
 class StackedTensor(torch.Tensor):

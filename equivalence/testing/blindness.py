@@ -18,19 +18,26 @@ from equivalence.verdict.memory import Memory
 from equivalence.verdict.prove import default_shapes, prove_shapes
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
 
 
-def verdicts_with_faults(left: nn.Module, right: nn.Module, options: dict[str, Any]) -> dict[str, bool]:
+def verdicts_with_faults(
+    left: nn.Module, right: nn.Module, options: dict[str, Any], known: Collection[str] = ()
+) -> dict[str, bool]:
     """Whether the check catches each fault, by the fault's name.
 
     Args:
         left, right: modules on which the check passed.
         options: of that check.
+        known: names of faults that need not be planted again.
     """
     caught: dict[str, bool] = {}
     memory, everything = Memory(), _everything(options, right)
     for fault in catalogue():
+        if fault.name in known:
+            continue
         if fault.mode == "train" and options.get("mode", "eval") == "eval":
             continue  # only training shows it
         faulty = planted(fault, right)

@@ -99,7 +99,7 @@ def _row(group: tuple[tuple[str, str], list[dict[str, Any]]]) -> tuple[str, ...]
         min((report["verdict"] for report in reports), key=RANKING.index).upper(),
         f"{max((q['max_abs_diff'] for q in outputs), default=0.0):.3g}",
         f"{max(fractions):.2g}" if fractions else "–",
-        f"{min(n for n, _ in caught)} of {min(n for _, n in caught)}" if caught else "–",
+        "{} of {}".format(*caught[-1]) if caught else "–",
         str(len(records)),
         f"{test}: {pair}",
     )
