@@ -32,7 +32,7 @@ def coded_blocks(draw):
     style = draw(st.sampled_from([*styles.STYLES, *styles.ONLY_NORMED, *styles.ONLY_NORMED_IMAGES]))
     fixed = {}
     if style in styles.ONLY_NORMED + styles.ONLY_NORMED_IMAGES:
-        fixed["norm"] = "batch"
+        fixed["norm"] = st.sampled_from(["batch", "group"])
     if style in styles.ONLY_NORMED_IMAGES:
         fixed["spatial_dims"] = 2
     spec = draw(block_specs(**fixed))
@@ -45,7 +45,7 @@ def test_the_spec_that_was_drawn_is_read_and_every_tensor_is_placed(coded):
     before, mode = state(module), module.training
     found = recognize(module, input_shape=spec.input_shape(batch=2, size=5))
     assert found.plain
-    unseen = {"eps": 1e-5, "momentum": 0.1} if spec.norm == "none" else {}
+    unseen = {"batch": {}, "group": {"momentum": 0.1}, "none": {"eps": 1e-5, "momentum": 0.1}}[spec.norm]
     if spec.activation == "celu":  # with the defaults of both, another name of elu
         unseen["activation"] = "elu"
     assert found.spec == dataclasses.replace(spec, **unseen)

@@ -39,6 +39,7 @@ def minimal(strategy, condition=lambda drawn: True):
         lambda spec: spec.shortcut == "projection" and spec.stride == 1,
         lambda spec: spec.bias == (True, False, True),
         lambda spec: spec.norm == "none",
+        lambda spec: spec.norm == "group" and (spec.norm_groups, spec.output_norm_groups) == (2, 3),
         lambda spec: spec.momentum is None,
         lambda spec: spec.spatial_dims == 3 and spec.kernel_size == 5 and spec.dilation == 2,
         lambda spec: spec.out_channels != spec.in_channels,
@@ -64,6 +65,11 @@ def test_fields_are_fixed_or_drawn_from_what_is_given(spec):
     assert spec.width <= 2
 
 
+@given(spec=block_specs(norm_groups=2, output_norm_groups=st.just(3)))
+def test_groups_that_are_asked_for_decide_norm_and_channels(spec):
+    assert (spec.norm, spec.width % 2, spec.out_channels % 3) == ("group", 0, 0)
+
+
 @given(spec=block_specs(shortcut="identity", out_channels=5))
 def test_an_identity_decides_the_shapes(spec):
     assert (spec.in_channels, spec.out_channels, spec.stride) == (5, 5, 1)
@@ -77,6 +83,8 @@ def test_an_identity_decides_the_shapes(spec):
         (lambda: block_specs(max_channels=True), r"max_channels \(=True\) must be an integer"),
         (lambda: block_specs(depth=3), "depth is no field of BlockSpec; fields are in_channels, cardinality"),
         (lambda: block_specs(stride=0), r"stride \(=0\) must be at least 1"),
+        (lambda: block_specs(norm_groups=0), r"norm_groups \(=0\) must be at least 1"),
+        (lambda: block_specs(norm="none", norm_groups=2), r"norm_groups \(=2\) needs norm 'group'"),
         (lambda: block_specs(shortcut="identity", stride=2), r"shortcut \(='identity'\) needs in_channels"),
         (lambda: input_shapes(min_batch=3, max_batch=2), r"min_batch \(=3\) must not exceed max_batch \(=2\)"),
         (lambda: input_shapes(SPEC, max_size=0), r"max_size \(=0\) must be an integer of at least 1"),

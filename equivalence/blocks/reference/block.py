@@ -150,9 +150,13 @@ class _Run:
         return activate(self.spec.activation, self.norm(y, f"{stage}.norm", branch), self.numbers)
 
     def norm(self, x: Array, path: str, branch: int | EllipsisType = ...) -> Array:
-        """Batch norm of `(N, C, …)`, of one branch or (`...`) of what belongs to none."""
+        """Batch or group norm of `(N, C, …)`, of one branch or (`...`) of what belongs to none."""
         if self.spec.norm == "none":
             return x
+        scale, offset = (self.weights[f"{path}.{name}"][branch] for name in ("weight", "bias"))
+        if self.spec.norm == "group":
+            groups = self.spec.output_norm_groups if branch is ... else self.spec.norm_groups
+            return self.normed_in_groups(x, groups) * _per_channel(scale, x) + _per_channel(offset, x)
         mean, variance = (
             self.batch_statistics(x, path, branch)
             if self.training
@@ -160,8 +164,21 @@ class _Run:
         )
         root = self.numbers.sqrt(variance + self.numbers.constant(self.spec.eps))
         normalised = self.numbers.divide(x - _per_channel(mean, x), _per_channel(root, x))
-        scale, offset = (self.weights[f"{path}.{name}"][branch] for name in ("weight", "bias"))
         return normalised * _per_channel(scale, x) + _per_channel(offset, x)
+
+    def normed_in_groups(self, x: Array, groups: int) -> Array:
+        """Every example's groups of neighbouring channels, each by its own mean and biased variance."""
+        numbers, size = self.numbers, x.shape[1] // groups
+        axes = tuple(range(1, x.ndim))
+        normalised = []
+        for low in range(0, x.shape[1], size):
+            group = x[:, low : low + size]
+            count = numbers.constant(group[0].size)
+            deviation = group - numbers.divide(group.sum(axis=axes, keepdims=True), count)
+            variance = numbers.divide((deviation**2).sum(axis=axes, keepdims=True), count)
+            root = numbers.sqrt(variance + numbers.constant(self.spec.eps))
+            normalised.append(numbers.divide(deviation, root))
+        return np.concatenate(normalised, axis=1)
 
     def batch_statistics(self, x: Array, path: str, branch: int | EllipsisType) -> tuple[Array, Array]:
         """The batch's mean and biased variance; the running ones move on, by the unbiased one."""
@@ -259,9 +276,8 @@ def _shapes(spec: BlockSpec) -> dict[str, tuple[int, ...]]:
     if spec.shortcut == "projection":
         shapes["shortcut.conv.weight"] = (out, spec.in_channels, *point)
         norms["shortcut.norm"] = (out,)
-    if spec.norm == "batch":
-        for path, shape in norms.items():
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{path}.{name}"] = shape
-            shapes[f"{path}.{_COUNTER}"] = ()
+    vectors = {"batch": ("weight", "bias", "running_mean", "running_var"), "group": ("weight", "bias"), "none": ()}
+    for path, shape in norms.items():
+        shapes |= {f"{path}.{name}": shape for name in vectors[spec.norm]}
+        shapes |= {f"{path}.{_COUNTER}": ()} if spec.norm == "batch" else {}
     return shapes
