@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -168,11 +168,43 @@ def unequal_branches():
     return module
 
 
+class ChannelLayerNorm(nn.LayerNorm):
+    """Over the channels of each pixel."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class OnlyInTraining(nn.GroupNorm):
+    """What evaluation leaves out."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else x
+
+
+class AnotherEpsInTraining(nn.GroupNorm):
+    """What evaluation does not show."""
+
+    def forward(self, x):
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps * (1 + self.training))
+
+
+def group_normed(**norms):
+    """A block of torchvision's kind with aligned group norms, but for those given."""
+    aligned = {"n1": nn.GroupNorm(2, 12), "n2": nn.GroupNorm(2, 12), "n3": nn.GroupNorm(3, 12)}
+    return with_parts(**aligned | norms)
+
+
 PLAIN = BlockSpec(in_channels=12, cardinality=2, width=6)
 REFUSED = {
     "reduce is grouped": lambda: with_parts(a=nn.Conv2d(12, 12, 1, groups=3)),
     "a gate stands between transform and expand": lambda: GateInTheMiddle(PLAIN),
-    "GroupNorm": lambda: with_parts(n1=nn.GroupNorm(3, 12)),
+    "differ in kind": lambda: with_parts(n1=nn.GroupNorm(2, 12)),
+    "differ in groups of a branch": lambda: group_normed(n1=nn.GroupNorm(4, 12)),
+    "no affine parameters": lambda: group_normed(n3=nn.GroupNorm(2, 12, affine=False)),
+    "layer norm": lambda: group_normed(n2=ChannelLayerNorm(12)),
+    "its norms are others": lambda: group_normed(**{name: OnlyInTraining(2, 12) for name in ("n1", "n2", "n3")}),
+    r"differ in eps: \['1e-05', '2e-05'\]": lambda: group_normed(n1=AnotherEpsInTraining(2, 12)),
     "pre-activation": lambda: PreActivation(PLAIN),
     "only two convolutions": Basic,
     "branches have different shapes": unequal_branches,
@@ -194,6 +226,22 @@ def test_what_has_no_three_forms_is_refused_with_the_reason(reason):
     torch.manual_seed(0)
     with pytest.raises(RecognitionError, match=reason):
         recognize(REFUSED[reason](), (2, 6 if "branches" in reason else 8 if "two" in reason else 12, 8, 8))
+
+
+@given(
+    block_specs(norm="group", cardinality=st.integers(2, 4)),
+    st.sampled_from(["reduce.norm", "transform.norm"]),
+    st.data(),
+)
+def test_a_group_norm_is_refused_with_its_place_just_if_it_straddles_branches(spec, path, data):
+    block = nn.Sequential(Grouped(spec))
+    norm = block.get_submodule(f"0.{path}")
+    norm.num_groups = data.draw(st.sampled_from([n for n in range(1, 17) if norm.num_channels % n == 0]))
+    assume(norm.num_groups != spec.cardinality * spec.norm_groups)
+    straddles = norm.num_groups % spec.cardinality
+    reason = rf"^0: the group norm 0\.{path} straddles branches: its number" if straddles else "differ in groups of a"
+    with pytest.raises(RecognitionError, match=reason):
+        recognize(block, input_shape=spec.input_shape(batch=2, size=5))
 
 
 def test_a_network_s_blocks_are_found_in_order_and_what_is_none_is_named():

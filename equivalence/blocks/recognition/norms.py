@@ -106,6 +106,13 @@ def fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> dict[str
     runs = ((finder, core), trained)
     nodes = [(run, node) for run, of in runs for name in NORMS for node in of.steps[name]]
     place = finder.trace.place(core.steps["norm"][0])
+    in_branches = {
+        _in_one_branch(*run, node)
+        for run in runs
+        for name in NORMS[:2]
+        for node in run[1].steps[name]
+        if not is_batch_norm(node)
+    }
     found: dict[str, Any] = {
         "norm": _shared("kind", {kind(node) for _, node in nodes}, place),
         "eps": _shared("eps", {eps(node) for _, node in nodes}, place),
@@ -115,7 +122,6 @@ def fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> dict[str
     if found["norm"] == "batch":
         _frozen_in_evaluation(finder, core)
         return found | {"momentum": _shared("momentum", {momentum(r, n) for r, n in nodes if r is trained[0]}, place)}
-    in_branches = {_in_one_branch(*run, node) for run in runs for name in NORMS[:2] for node in run[1].steps[name]}
     after_sum = {groups(node) for _, of in runs for node in of.steps["norm"]}
     return found | {
         "norm_groups": _shared("groups of a branch", in_branches, place),
@@ -154,10 +160,12 @@ def _in_one_branch(finder: Finder, core: Core, node: Node) -> int:
     """
     branches = finder.trace.shapes[node.outputs[0]][1] // core.width
     if (number := groups(node)) % branches:
+        place = finder.trace.place(node)
+        named = f"the group norm {place}" if place else "a group norm"
         raise RecognitionError(
-            f"a group norm straddles branches: {number} groups of channels over {branches} branches; "
-            f"with a multiple of {branches} groups each would lie in one branch",
-            finder.trace.place(node),
+            f"{named} straddles branches: its number of groups (={number}) must be a multiple of that of "
+            f"the branches (={branches}), so that each group lies in one",
+            place,
             6,
         )
     return number // branches
