@@ -15,9 +15,13 @@ NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 APPLY = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 
 
-def norm(spec, channels):
+def norm(spec, channels, *, after=False):
+    """The norm of hidden channels, of one branch or of all, or (`after`) of the output's."""
     if spec.norm == "none":
         return nn.Identity()
+    if spec.norm == "group":
+        groups = spec.output_norm_groups if after else channels // spec.width * spec.norm_groups
+        return nn.GroupNorm(groups, channels, eps=spec.eps)
     return NORM[spec.spatial_dims](channels, eps=spec.eps, momentum=spec.momentum)
 
 
@@ -45,7 +49,7 @@ def projection(spec):
     if spec.shortcut != "projection":
         return None
     conv = CONV[spec.spatial_dims](spec.in_channels, spec.out_channels, 1, stride=spec.stride, bias=False)
-    return nn.Sequential(conv, norm(spec, spec.out_channels))
+    return nn.Sequential(conv, norm(spec, spec.out_channels, after=True))
 
 
 class Shortcut(nn.Module):
@@ -68,7 +72,7 @@ class OneActivationModule(Shortcut):
     def __init__(self, spec):
         super().__init__(spec)
         self.a, self.c, self.b = convolutions(spec)
-        self.n3, self.n1 = norm(spec, spec.out_channels), norm(spec, spec.hidden_channels)
+        self.n3, self.n1 = norm(spec, spec.out_channels, after=True), norm(spec, spec.hidden_channels)
         self.n2 = norm(spec, spec.hidden_channels)
         self.relu = nn.ReLU(inplace=True) if spec.activation == "relu" else Elementwise(spec.activation)
         self.act = self.relu
@@ -113,7 +117,7 @@ class NestedWrappers(Shortcut):
         widths = (hidden, hidden, spec.out_channels)
         self.body = nn.Module()
         for i, (conv, width, name) in enumerate(zip(convs, widths, names, strict=True)):
-            self.body.add_module(f"conv{i + 1}", ConvBlock(conv, norm(spec, width), name))
+            self.body.add_module(f"conv{i + 1}", ConvBlock(conv, norm(spec, width, after=i == 2), name))
 
     def forward(self, x):
         return self.finish(x, self.body.conv3(self.body.conv2(self.body.conv1(x))))
@@ -143,7 +147,9 @@ class NormsInsideConvolutions(Shortcut):
         widths = (spec.hidden_channels, spec.hidden_channels, spec.out_channels)
         acts = (getattr(functional, spec.activation),) * 2 + (None,)
         parts = zip(convolutions(spec), widths, acts, strict=True)
-        self.one, self.two, self.three = (NormInsideConvolution(c, norm(spec, w), a) for c, w, a in parts)
+        self.one, self.two, self.three = (
+            NormInsideConvolution(c, norm(spec, w, after=a is None), a) for c, w, a in parts
+        )
 
     def forward(self, x):
         return self.finish(x, self.three(self.two(self.one(x))))
@@ -158,17 +164,24 @@ class NormAndActivation(nn.Module):
             self.register_parameter(name, tensor)
         for name, tensor in norm.named_buffers():
             self.register_buffer(name, tensor)
-        self.eps, self.momentum, self.activation = norm.eps, norm.momentum, activation
+        self.eps, self.momentum, self.activation = norm.eps, getattr(norm, "momentum", None), activation
+        self.groups = getattr(norm, "num_groups", None)
 
     def forward(self, x):
+        x = self.grouped(x) if self.groups else self.batched(x)
+        return x if self.activation is None else self.activation(x)
+
+    def grouped(self, x):
+        return functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+
+    def batched(self, x):
         factor = self.momentum
         if self.training:
             self.num_batches_tracked.add_(1)
             factor = 1 / float(self.num_batches_tracked) if factor is None else factor
-        x = functional.batch_norm(
+        return functional.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, factor or 0.0, self.eps
         )
-        return x if self.activation is None else self.activation(x)
 
 
 class FusedNorms(Shortcut):
@@ -180,7 +193,7 @@ class FusedNorms(Shortcut):
         act = getattr(functional, spec.activation)
         self.b1 = NormAndActivation(norm(spec, spec.hidden_channels), act)
         self.b2 = NormAndActivation(norm(spec, spec.hidden_channels), act)
-        self.b3 = NormAndActivation(norm(spec, spec.out_channels), None)
+        self.b3 = NormAndActivation(norm(spec, spec.out_channels, after=True), None)
 
     def forward(self, x):
         return self.finish(x, self.b3(self.c3(self.b2(self.c2(self.b1(self.c1(x)))))))
@@ -195,7 +208,7 @@ class NestedSequentials(nn.Module):
         hidden = spec.hidden_channels
         inner = nn.Sequential(r, norm(spec, hidden), Elementwise(spec.activation), t, norm(spec, hidden))
         body = nn.Sequential(inner, Elementwise(spec.activation))
-        self.branch = nn.Sequential(body, e, norm(spec, spec.out_channels))
+        self.branch = nn.Sequential(body, e, norm(spec, spec.out_channels, after=True))
         self.down = projection(spec) or nn.Identity()
         self.join = lambda x: [self.branch(x), self.down(x)] if spec.shortcut != "none" else [self.branch(x)]
         self.last = Elementwise(spec.activation)
@@ -218,7 +231,7 @@ class Functional(nn.Module):
         convs = [*convolutions(spec), *([projection(spec)[0]] if spec.shortcut == "projection" else [])]
         widths = [spec.hidden_channels, spec.hidden_channels, spec.out_channels, spec.out_channels]
         for i, (conv, width) in enumerate(zip(convs, widths, strict=False)):
-            normed = norm(spec, width)
+            normed = norm(spec, width, after=i > 1)
             held = [(f"c{key}", tensor) for key, tensor in conv.named_parameters()]
             held += [(f"n{key}", tensor) for key, tensor in [*normed.named_parameters(), *normed.named_buffers()]]
             for key, tensor in held:
@@ -238,6 +251,9 @@ class Functional(nn.Module):
     def norm(self, i, x):
         if self.spec.norm == "none":
             return x
+        if self.spec.norm == "group":
+            groups = self.spec.output_norm_groups if i > 1 else self.spec.cardinality * self.spec.norm_groups
+            return functional.group_norm(x, groups, self.get(i, "nweight"), self.get(i, "nbias"), self.spec.eps)
         factor, counter = self.spec.momentum, self.get(i, "nnum_batches_tracked")
         if self.training:
             counter.add_(1)
@@ -278,7 +294,7 @@ class SomeoneElsesBranches(Shortcut):
         self.stacked = stacked
         self.out = conv(d * spec.cardinality, spec.out_channels, 1, bias=spec.bias[2]) if concatenated else None
         self.offset = nn.Parameter(torch.randn(spec.out_channels)) if spec.bias[2] and not concatenated else None
-        self.last = norm(spec, spec.out_channels)
+        self.last = norm(spec, spec.out_channels, after=True)
 
     def forward(self, x):
         parts = [path(x) for path in self.paths]
@@ -321,7 +337,7 @@ def someone_s_stack(spec):
 MODULAR = [OneActivationModule, NestedWrappers, NestedSequentials, GroupedBySlices]
 BRANCHED = [SomeoneElsesBranches, someone_s_concatenation, someone_s_stack]
 STYLES = [*MODULAR, *BRANCHED, Functional]
-# These can only be written for batch norm in two dimensions.
+# These can only be written with norms, the latter in two dimensions.
 ONLY_NORMED = [FusedNorms]
 ONLY_NORMED_IMAGES = [NormsInsideConvolutions]
 

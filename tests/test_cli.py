@@ -1,5 +1,6 @@
 """The command line, as a user meets it: exit status, streams, files, one line for a mistake."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from equivalence import BlockSpec
 from equivalence.cli import main
 
 SMALL = ["--in-channels", "4", "--template", "2x2d", "--size", "5"]
@@ -135,6 +137,8 @@ def test_show_notebook_prints_the_published_totals(capsys):
         (["--kernel-size", "4"], "kernel_size (=4) must be odd, so that it has a centre"),
         (["--shortcut", "identity", "--stride", "2"], "use 'projection' or 'none'"),
         (["--template", "32"], "template (='32') must look like '32x4d'"),
+        (["--norm-groups", "2"], "norm_groups (=2) needs norm 'group', not 'batch'; leave it at 1"),
+        (["--norm", "group", "--output-norm-groups", "3"], "output_norm_groups (=3) must divide out_channels (=4)"),
         (["--momentum", "often"], "momentum (='often') must be a number or 'none'"),
         (["--dtype", "int3"], "'int3' is not one of 'float64', 'float32'"),
         (["--device", "tpu9"], "device (='tpu9') must be one that is here"),
@@ -150,6 +154,12 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_status_2(arguments, message, c
     assert captured.out == ""
     assert captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_every_field_of_a_block_is_an_option_of_a_report(capsys):
+    assert main(["report", "--help"]) == 0
+    described = capsys.readouterr().out
+    assert all(f"--{field.name.replace('_', '-')} " in described for field in dataclasses.fields(BlockSpec))
 
 
 def test_help_answers_without_torch_and_shows_examples_first():

@@ -4,7 +4,8 @@ Guarantee: the forms of one `BlockSpec` are the same function of corresponding w
 branches stay apart until their bare expand outputs are *summed*; then comes one norm, the
 shortcut, and the last activation (paper, footnote 6). A convolution is linear, so summing C expand
 convolutions is one convolution of the concatenated branches (footnote 3), and C equal
-convolutions side by side are one grouped convolution.
+convolutions side by side are one grouped convolution. So are C norms side by side one norm: a batch
+norm treats every channel by itself, a group norm every group, and each group lies in one branch.
 
 The forms draw their weights independently of one another, but from *one* distribution: the paper
 code's normal with variance 2 / fan-out, where fan-out is that of the grouped form. Applying the
@@ -45,7 +46,7 @@ class Block(nn.Module):
 
     def _add_tail(self, spec: BlockSpec) -> None:
         """What follows the sum over branches; added last so that a block prints in order."""
-        self.norm = _norm(spec, spec.out_channels)
+        self.norm = _norm(spec, spec.out_channels, spec.output_norm_groups)
         self.shortcut = _shortcut(spec)
         self.activation = _activation(spec.activation)
 
@@ -208,12 +209,13 @@ def _shortcut(spec: BlockSpec) -> nn.Module | None:
     conv = _conv(
         spec, spec.in_channels, fan_out, fan_out=fan_out, bias=False, stride=spec.stride
     )  # fmt: skip
-    return nn.Sequential(OrderedDict(conv=conv, norm=_norm(spec, fan_out)))
+    return nn.Sequential(OrderedDict(conv=conv, norm=_norm(spec, fan_out, spec.output_norm_groups)))
 
 
 def _unit(spec: BlockSpec, conv: nn.Module) -> nn.Sequential:
     """Convolution, norm, activation: what follows reduce and transform in every form."""
-    norm = _norm(spec, conv.out_channels)  # type: ignore[arg-type]  # an int on every convolution
+    channels: int = conv.out_channels  # type: ignore[assignment]  # an int on every convolution
+    norm = _norm(spec, channels, groups=channels // spec.width * spec.norm_groups)
     return nn.Sequential(
         OrderedDict(conv=conv, norm=norm, activation=_activation(spec.activation))
     )  # fmt: skip
@@ -238,9 +240,11 @@ def _conv(
     return conv
 
 
-def _norm(spec: BlockSpec, channels: int) -> nn.Module:
+def _norm(spec: BlockSpec, channels: int, groups: int) -> nn.Module:
     if spec.norm == "none":
         return nn.Identity()
+    if spec.norm == "group":
+        return nn.GroupNorm(groups, channels, eps=spec.eps)
     return _BATCH_NORMS[spec.spatial_dims](channels, eps=spec.eps, momentum=spec.momentum)
 
 

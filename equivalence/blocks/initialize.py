@@ -23,7 +23,7 @@ def as_if_trained(module: nn.Module, seed: int) -> nn.Module:
     False
 
     Args:
-        module: any module; its batch norms and biases are drawn anew.
+        module: any module; its norms and biases are drawn anew.
         seed: of everything drawn.
 
     Returns:
@@ -32,8 +32,9 @@ def as_if_trained(module: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     drawn = {"running_var": (0.5, 2.0), "running_mean": (-0.5, 0.5), "bias": (-0.5, 0.5)}
     for part in module.modules():
-        is_norm = getattr(part, "running_var", None) is not None
-        ranges = drawn | ({"weight": (0.5, 1.5)} if is_norm else {})
+        weight = getattr(part, "weight", None)
+        scales_channels = isinstance(weight, torch.Tensor) and weight.dim() == 1
+        ranges = drawn | ({"weight": (0.5, 1.5)} if scales_channels else {})
         with torch.no_grad():
             for name, (low, high) in ranges.items():
                 tensor = getattr(part, name, None)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Shortcut = Literal["identity", "projection", "none"]
-Norm = Literal["batch", "none"]
+Norm = Literal["batch", "group", "none"]
 
 SHORTCUTS: tuple[Shortcut, ...] = ("identity", "projection", "none")
-NORMS: tuple[Norm, ...] = ("batch", "none")
+NORMS: tuple[Norm, ...] = ("batch", "group", "none")
 
 # The functions of torch.nn.functional that act element by element, need no argument and draw no
 # random numbers. Kept as text so that a spec needs no torch; the tests hold it against torch.
@@ -76,7 +76,11 @@ class BlockSpec:
         stride: stride of the transform convolution and of the projection.
         dilation: dilation of the transform convolution.
         bias: whether the reduce, the transform and the expand convolution have a bias.
-        norm: "batch" after every convolution (after the *sum* for expand), or "none".
+        norm: "batch" or "group" after every convolution (after the *sum* for expand), or "none".
+        norm_groups: groups of channels that a group norm in the branches makes in *one* branch, so
+            that none straddles two of them; a grouped form has cardinality times as many.
+        output_norm_groups: groups of the output channels for the group norms after the sum and in
+            the projection, which look at no branch.
         eps: added to a variance before its root is taken.
         momentum: weight of the newest batch in the running statistics; `None` averages them all.
         activation: a function of `torch.nn.functional` that acts element by element.
@@ -99,6 +103,8 @@ class BlockSpec:
     dilation: int = 1
     bias: tuple[bool, bool, bool] = (False, False, False)
     norm: Norm = "batch"
+    norm_groups: int = 1
+    output_norm_groups: int = 1
     eps: float = 1e-5
     momentum: float | None = 0.1
     activation: str = "relu"
@@ -146,6 +152,10 @@ class BlockSpec:
             "must be three booleans: reduce, transform, expand",
         )
         yield "norm", self.norm in NORMS, _one_of(NORMS)
+        for groups, channels in (("norm_groups", "width"), ("output_norm_groups", "out_channels")):
+            number, whole = getattr(self, groups), getattr(self, channels)
+            yield groups, number == 1 or self.norm == "group", f"needs norm 'group', not {self.norm!r}; leave it at 1"
+            yield groups, whole % number == 0, f"must divide {channels} (={whole}); use a divisor, such as 1"
         yield "eps", _is_number(self.eps) and 0 < self.eps < math.inf, "must be positive and finite"
         yield "momentum", momentum, "must lie between 0 and 1, or be None"
         yield "activation", self.activation in ACTIVATIONS, _one_of(ACTIVATIONS)
@@ -229,6 +239,8 @@ _POSITIVE = (
     "kernel_size",
     "stride",
     "dilation",
+    "norm_groups",
+    "output_norm_groups",
     "spatial_dims",
 )
 

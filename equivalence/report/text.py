@@ -136,6 +136,7 @@ def described(spec: BlockSpec) -> str:
         *([f"stride {spec.stride}"] if spec.stride > 1 else []),
         *([f"dilation {spec.dilation}"] if spec.dilation > 1 else []),
         f"norm {spec.norm}",
+        *([f"norm groups {spec.norm_groups}/{spec.output_norm_groups}"] if spec.norm == "group" else []),
         spec.activation,
         f"shortcut {spec.shortcut}",
     ]

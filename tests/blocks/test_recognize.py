@@ -4,17 +4,18 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
 import tests.styles as styles
-from equivalence import BlockSpec, Concatenated, Grouped, PerBranch, RecognitionError, convert, recognize
+from equivalence import BlockSpec, Concatenated, Grouped, PerBranch, RecognitionError, convert, recognize, transfer
 from equivalence.blocks.recognize import find_blocks
 from tests.strategies import block_specs, inputs, randomised, same_bits, seeds, state
 
 SPEC = BlockSpec(in_channels=6, cardinality=3, width=2, out_channels=8, stride=2)
+GROUP_NORMED = {"norm": "group", "norm_groups": 2, "output_norm_groups": 2}
 
 
 def written(style, spec, seed):
@@ -32,7 +33,7 @@ def coded_blocks(draw):
     style = draw(st.sampled_from([*styles.STYLES, *styles.ONLY_NORMED, *styles.ONLY_NORMED_IMAGES]))
     fixed = {}
     if style in styles.ONLY_NORMED + styles.ONLY_NORMED_IMAGES:
-        fixed["norm"] = "batch"
+        fixed["norm"] = st.sampled_from(["batch", "group"])
     if style in styles.ONLY_NORMED_IMAGES:
         fixed["spatial_dims"] = 2
     spec = draw(block_specs(**fixed))
@@ -45,7 +46,7 @@ def test_the_spec_that_was_drawn_is_read_and_every_tensor_is_placed(coded):
     before, mode = state(module), module.training
     found = recognize(module, input_shape=spec.input_shape(batch=2, size=5))
     assert found.plain
-    unseen = {"eps": 1e-5, "momentum": 0.1} if spec.norm == "none" else {}
+    unseen = {"batch": {}, "group": {"momentum": 0.1}, "none": {"eps": 1e-5, "momentum": 0.1}}[spec.norm]
     if spec.activation == "celu":  # with the defaults of both, another name of elu
         unseen["activation"] = "elu"
     assert found.spec == dataclasses.replace(spec, **unseen)
@@ -75,13 +76,18 @@ def test_our_own_forms_are_recognised_too(form):
 
 @pytest.mark.parametrize("style", [styles.Surrounded, styles.ZeroPaddedShortcut, styles.StrideInTheReduce])
 @pytest.mark.parametrize("form", ["per-branch", "concatenated"])
-def test_what_is_around_a_core_stays_as_it_is(style, form):
+@pytest.mark.parametrize("normed", [{}, GROUP_NORMED], ids=["batch", "group"])
+def test_what_is_around_a_core_stays_as_it_is(style, form, normed):
     spec = SPEC if style is not styles.StrideInTheReduce else BlockSpec(in_channels=6, cardinality=3, width=2)
+    spec = dataclasses.replace(spec, **normed)
     module = written(style, spec, 1)
     found = recognize(module, (2, 6, 8, 8))
     assert not found.plain
     converted = convert(module, form, (2, 6, 8, 8))
     assert type(converted) is type(module)
+    restored = written(style, spec, 2)
+    transfer(*(recognize(m, (2, 6, 8, 8)) for m in (converted, restored)))
+    assert same_bits(state(restored), state(module))
     x = torch.randn(3, 6, 9, 9, dtype=torch.float64)
     for training in (False, True):
         results = []
@@ -94,9 +100,15 @@ def test_what_is_around_a_core_stays_as_it_is(style, form):
         torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-10)
     back = convert(converted, "grouped", (2, 6, 8, 8))
     assert len(back.state_dict()) == len(module.state_dict())
-    for old, new in zip(recognize(module, (2, 6, 8, 8)).names, back.state_dict(), strict=False):
-        assert old is not None
-        assert new is not None
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_projection_with_other_groups_than_the_norm_after_the_sum_stays_as_it_is(groups):
+    spec = dataclasses.replace(SPEC, **GROUP_NORMED)
+    module = written(styles.OneActivationModule, spec, 0)
+    module.down[1].num_groups = groups
+    found = recognize(module, (2, 6, 8, 8))
+    assert (found.spec.output_norm_groups, found.plain) == (2, groups == 2)
 
 
 def with_parts(**parts):
@@ -168,11 +180,43 @@ def unequal_branches():
     return module
 
 
+class ChannelLayerNorm(nn.LayerNorm):
+    """Over the channels of each pixel."""
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class OnlyInTraining(nn.GroupNorm):
+    """What evaluation leaves out."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else x
+
+
+class AnotherEpsInTraining(nn.GroupNorm):
+    """What evaluation does not show."""
+
+    def forward(self, x):
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps * (1 + self.training))
+
+
+def group_normed(**norms):
+    """A block of torchvision's kind with aligned group norms, but for those given."""
+    aligned = {"n1": nn.GroupNorm(2, 12), "n2": nn.GroupNorm(2, 12), "n3": nn.GroupNorm(3, 12)}
+    return with_parts(**aligned | norms)
+
+
 PLAIN = BlockSpec(in_channels=12, cardinality=2, width=6)
 REFUSED = {
     "reduce is grouped": lambda: with_parts(a=nn.Conv2d(12, 12, 1, groups=3)),
     "a gate stands between transform and expand": lambda: GateInTheMiddle(PLAIN),
-    "GroupNorm": lambda: with_parts(n1=nn.GroupNorm(3, 12)),
+    "differ in kind": lambda: with_parts(n1=nn.GroupNorm(2, 12)),
+    "differ in groups of a branch": lambda: group_normed(n1=nn.GroupNorm(4, 12)),
+    "no affine parameters": lambda: group_normed(n3=nn.GroupNorm(2, 12, affine=False)),
+    "layer norm": lambda: group_normed(n2=ChannelLayerNorm(12)),
+    "its norms are others": lambda: group_normed(**{name: OnlyInTraining(2, 12) for name in ("n1", "n2", "n3")}),
+    r"differ in eps: \['1e-05', '2e-05'\]": lambda: group_normed(n1=AnotherEpsInTraining(2, 12)),
     "pre-activation": lambda: PreActivation(PLAIN),
     "only two convolutions": Basic,
     "branches have different shapes": unequal_branches,
@@ -194,6 +238,22 @@ def test_what_has_no_three_forms_is_refused_with_the_reason(reason):
     torch.manual_seed(0)
     with pytest.raises(RecognitionError, match=reason):
         recognize(REFUSED[reason](), (2, 6 if "branches" in reason else 8 if "two" in reason else 12, 8, 8))
+
+
+@given(
+    block_specs(norm="group", cardinality=st.integers(2, 4), kernel_size=3),
+    st.sampled_from(["reduce.norm", "transform.norm"]),
+    st.data(),
+)
+def test_a_group_norm_is_refused_with_its_place_just_if_it_straddles_branches(spec, path, data):
+    block = nn.Sequential(Grouped(spec))
+    norm = block.get_submodule(f"0.{path}")
+    norm.num_groups = data.draw(st.sampled_from([n for n in range(1, 17) if norm.num_channels % n == 0]))
+    assume(norm.num_groups != spec.cardinality * spec.norm_groups)
+    straddles = norm.num_groups % spec.cardinality
+    reason = rf"^0: the group norm 0\.{path} straddles branches: its number" if straddles else "differ in groups of a"
+    with pytest.raises(RecognitionError, match=reason):
+        recognize(block, input_shape=spec.input_shape(batch=2, size=5))
 
 
 def test_a_network_s_blocks_are_found_in_order_and_what_is_none_is_named():

@@ -35,7 +35,7 @@ def test_a_spec_and_its_equal_are_one_key(spec):
 
 @given(spec=block_specs(), field=st.sampled_from(["cardinality", "width", "dilation"]))
 def test_specs_that_differ_in_one_field_differ(spec, field):
-    assert dataclasses.replace(spec, **{field: getattr(spec, field) + 1}) != spec
+    assert dataclasses.replace(spec, **{field: 2 * getattr(spec, field)}) != spec
 
 
 @given(spec=block_specs())
@@ -63,6 +63,8 @@ def test_defaults_are_those_of_the_paper():
         "dilation": 1,
         "bias": [False, False, False],
         "norm": "batch",
+        "norm_groups": 1,
+        "output_norm_groups": 1,
         "eps": 1e-5,
         "momentum": 0.1,
         "activation": "relu",
@@ -111,7 +113,15 @@ REFUSALS = {
     "kernel_size (=2) must be odd, so that it has a centre": {"kernel_size": 2},
     "bias (=True) must be three booleans: reduce, transform, expand": {"bias": True},
     "bias (=(1, 0, 0)) must be three booleans: reduce, transform, expand": {"bias": (1, 0, 0)},
-    "norm (='layer') must be one of batch, none": {"norm": "layer"},
+    "norm (='layer') must be one of batch, group, none": {"norm": "layer"},
+    "norm_groups (=0) must be at least 1": {"norm_groups": 0},
+    "norm_groups (=2) must divide width (=3); use a divisor, such as 1": {"norm": "group", "norm_groups": 2},
+    "output_norm_groups (=3) must divide out_channels (=4); use a divisor, such as 1": {
+        "norm": "group",
+        "output_norm_groups": 3,
+    },
+    "norm_groups (=3) needs norm 'group', not 'batch'; leave it at 1": {"norm_groups": 3},
+    "output_norm_groups (=2) needs norm 'group', not 'none'; leave it at 1": {"norm": "none", "output_norm_groups": 2},
     "eps (=0) must be positive and finite": {"eps": 0},
     "eps (=nan) must be positive and finite": {"eps": math.nan},
     "eps (=inf) must be positive and finite": {"eps": math.inf},
@@ -125,7 +135,7 @@ REFUSALS = {
     "shortcut (='identity') needs in_channels (=4) equal to out_channels (=4) and stride (=2) 1; "
     "use 'projection' or 'none'": {"shortcut": "identity", "stride": 2},
     "spatial_dims (=4) must be 1, 2 or 3": {"spatial_dims": 4},
-    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, none": {
+    "kernel_size (=4) must be odd, so that it has a centre; norm (='x') must be one of batch, group, none": {
         "kernel_size": 4,
         "norm": "x",
     },

@@ -39,6 +39,7 @@ def minimal(strategy, condition=lambda drawn: True):
         lambda spec: spec.shortcut == "projection" and spec.stride == 1,
         lambda spec: spec.bias == (True, False, True),
         lambda spec: spec.norm == "none",
+        lambda spec: spec.norm == "group" and (spec.norm_groups, spec.output_norm_groups) == (2, 3),
         lambda spec: spec.momentum is None,
         lambda spec: spec.spatial_dims == 3 and spec.kernel_size == 5 and spec.dilation == 2,
         lambda spec: spec.out_channels != spec.in_channels,
@@ -64,6 +65,11 @@ def test_fields_are_fixed_or_drawn_from_what_is_given(spec):
     assert spec.width <= 2
 
 
+@given(spec=block_specs(norm_groups=2, output_norm_groups=st.just(3)))
+def test_groups_that_are_asked_for_decide_norm_and_channels(spec):
+    assert (spec.norm, spec.width % 2, spec.out_channels % 3) == ("group", 0, 0)
+
+
 @given(spec=block_specs(shortcut="identity", out_channels=5))
 def test_an_identity_decides_the_shapes(spec):
     assert (spec.in_channels, spec.out_channels, spec.stride) == (5, 5, 1)
@@ -77,6 +83,8 @@ def test_an_identity_decides_the_shapes(spec):
         (lambda: block_specs(max_channels=True), r"max_channels \(=True\) must be an integer"),
         (lambda: block_specs(depth=3), "depth is no field of BlockSpec; fields are in_channels, cardinality"),
         (lambda: block_specs(stride=0), r"stride \(=0\) must be at least 1"),
+        (lambda: block_specs(norm_groups=0), r"norm_groups \(=0\) must be at least 1"),
+        (lambda: block_specs(norm="none", norm_groups=2), r"norm_groups \(=2\) needs norm 'group'"),
         (lambda: block_specs(shortcut="identity", stride=2), r"shortcut \(='identity'\) needs in_channels"),
         (lambda: input_shapes(min_batch=3, max_batch=2), r"min_batch \(=3\) must not exceed max_batch \(=2\)"),
         (lambda: input_shapes(SPEC, max_size=0), r"max_size \(=0\) must be an integer of at least 1"),
@@ -114,10 +122,14 @@ def test_no_two_elements_of_an_input_are_alike(x):
     assert x.unique().numel() == x.numel()
 
 
-@given(module=modules(block_specs(norm="batch", max_channels=3), dtype=torch.bfloat16))
+NORMED = block_specs(norm=st.sampled_from(["batch", "group"]), out_channels=3)
+
+
+@given(module=modules(NORMED, dtype=torch.bfloat16))
 def test_a_module_is_as_training_leaves_it(module):
     assert not module.training
-    assert not any((part == 1).all() or (part == 0).all() for part in (module.norm.weight, module.norm.running_var))
+    drawn = [tensor for tensor in module.norm.state_dict().values() if tensor.dim()]
+    assert not any((tensor == 1).all() or (tensor == 0).all() for tensor in drawn)
     assert module.norm.weight.dtype is torch.bfloat16
 
 

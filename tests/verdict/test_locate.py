@@ -16,6 +16,7 @@ from tests.strategies import same_bits, seeds, state
 
 SPEC = BlockSpec(in_channels=4, cardinality=3, width=2)
 RICH = BlockSpec(in_channels=4, cardinality=2, width=3, stride=2, bias=(True,) * 3, momentum=None)
+GROUP_NORMED = BlockSpec(in_channels=4, cardinality=2, width=4, norm="group", norm_groups=2)
 ULPS = {"reduce.conv.weight": "reduced", "transform.conv.weight": "transformed", "expand.weight": "aggregated"}
 
 
@@ -53,7 +54,7 @@ def test_a_branch_without_activation_is_named(branch, stage, seed):
 @pytest.mark.parametrize("name", [name for name, fault in CATALOGUE.items() if not fault.harmless])
 def test_every_fault_is_recognised(name):
     fault = fault_named(name)
-    for spec in (SPEC, RICH):
+    for spec in (SPEC, RICH, GROUP_NORMED):
         a, c = pair(spec)
         try:
             planted = fault.plant(c, seed=1)
@@ -67,7 +68,7 @@ def test_every_fault_is_recognised(name):
         assert place.looks_like == f"{fault.sentence}, on the right"
         assert place.smallest
         return
-    pytest.fail("it applies to neither spec")
+    pytest.fail("it applies to no spec")
 
 
 def test_a_fault_on_the_left_is_recognised():

@@ -11,7 +11,7 @@ from equivalence.verdict.memory import Memory
 def test_a_new_object_is_never_taken_for_one_that_is_gone():
     memory = Memory()
     for number in range(100):  # each at the address of the one before, were that not kept alive
-        assert memory.recall("which", lambda number=number: number, of=nn.ReLU()) == number
+        assert memory.recall("which", lambda number=number: number, nn.ReLU()) == number
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

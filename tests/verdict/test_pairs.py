@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 
 import pytest
 import torch
@@ -68,6 +69,24 @@ def forms(left, right, **fields):
     a, b = randomised(left(spec), 0), randomised(right(spec), 1)
     transfer(a, b)
     return a, b
+
+
+GROUP_NORMED = {"norm": "group", "width": 4, "norm_groups": 2, "output_norm_groups": 2}
+
+
+def regrouped(groups, stage):
+    """Branches with group norms of their own against one norm of as many channels, in other groups."""
+    branches, side_by_side = forms(PerBranch, Grouped, **GROUP_NORMED)
+    side_by_side.get_submodule(stage).norm.num_groups = groups
+    return branches, side_by_side
+
+
+def silent_last_group_norm():
+    """A last gamma of 0, as libraries start it, hides every branch."""
+    pair = forms(PerBranch, Grouped, **GROUP_NORMED)
+    for block in pair:
+        nn.init.zeros_(block.norm.weight)
+    return pair
 
 
 def one_bit(parameter):
@@ -228,6 +247,9 @@ for i, (a, b) in enumerate([(PerBranch, Concatenated), (Concatenated, Grouped), 
 for dims in (1, 3):
     pair(f"{dims}d", functools.partial(forms, PerBranch, Grouped, spatial_dims=dims), EQUIVALENT, shape=None)
 pair("momentum None", functools.partial(forms, PerBranch, Grouped, momentum=None), EQUIVALENT, mode="train", shape=None)
+for left, mode in itertools.product((PerBranch, Concatenated), ("eval", "train")):
+    grouped = functools.partial(forms, left, Grouped, **GROUP_NORMED)
+    pair(f"group norm, {left.__name__} as Grouped", grouped, EQUIVALENT, mode=mode, shape=None)
 for name, relu in RELUS.items():
     pair(f"relu as {name}", lambda relu=relu: (of_activation(F.relu), of_activation(relu)), EQUIVALENT)
 pair("relu as clamp", lambda: (of_activation(F.relu), of_activation(RELUS["clamp"])), EQUIVALENT, mode="train")
@@ -422,6 +444,8 @@ def expand_sliced_on_axis_0():
     return a, changed(b, lambda m: m.expand.weight.copy_(m.expand.weight.transpose(0, 1).contiguous()))
 
 
+for groups, stage in itertools.product((1, 2, 8), ("reduce", "transform")):
+    pair(f"{groups} groups in {stage}", functools.partial(regrouped, groups, stage), DIFFERENT, shape=None)
 pair("expand sliced on axis 0", expand_sliced_on_axis_0, DIFFERENT, shape=None)
 pair(
     "bias once for each branch",
@@ -490,6 +514,7 @@ def silent_last_norm():
 
 
 pair("last gamma is 0", silent_last_norm, UNDECIDED, shape=None)
+pair("last gamma of a group norm is 0", silent_last_group_norm, UNDECIDED, shape=None)
 pair(
     "course depends on a value, without consequence",
     lambda: same(conv(), lambda m, x: m.c(x), lambda m, x: m.c(x) if x.max() < 1e30 else m.c(x) * 2),

@@ -15,11 +15,13 @@ from equivalence.weights.checkpoint import CheckpointError, convert_checkpoint, 
 from equivalence.weights.safetensors_file import Reader
 
 SPEC = BlockSpec(in_channels=4, cardinality=3, width=2, out_channels=6)
+GROUP_NORMED = BlockSpec(in_channels=6, cardinality=2, width=4, norm="group", norm_groups=2, output_norm_groups=3)
 
 
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), styles.OneActivationModule(SPEC), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    blocks = [styles.OneActivationModule(spec) for spec in (SPEC, GROUP_NORMED)]
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from equivalence.blocks.recognition.channels import Channels, Piece, data_of, is_batch_norm
+from equivalence.blocks.recognition.channels import Channels, Piece, data_of
 from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.blocks.recognition.norms import is_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,7 +165,7 @@ def _layout(finder: Finder, name: str, tracks: list[Track], cardinality: int, hi
 def _norm_after(finder: Finder, summed: Sum, place: str) -> tuple[Node | None, int]:
     """The norm after the sum, if there is one, and the value that the core ends in."""
     users = finder.trace.users(summed.value)
-    norms = [user for user in users if is_batch_norm(user)]
+    norms = [user for user in users if is_norm(user)]
     if not norms:
         return None, summed.value
     if len(users) > 1:

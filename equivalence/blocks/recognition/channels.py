@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from equivalence.blocks.recognition.activation import activation_of
 from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.blocks.recognition.norms import is_norm
 from equivalence.blocks.recognition.trace import Node, Ref, Trace
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ class Piece:
 def is_convolution(node: Node | None) -> bool:
     """Whether a node is a convolution."""
     return node is not None and node.op.endswith("convolution")
-
-
-def is_batch_norm(node: Node | None) -> bool:
-    """Whether a node normalises by batch or running statistics."""
-    return node is not None and "batch_norm" in node.op
 
 
 class Channels:
@@ -102,7 +98,7 @@ class Channels:
         while waiting:
             current = waiting.pop()
             node = self.made_by(current)
-            if node is None or is_convolution(node) or is_batch_norm(node) or self.bookkeeping(node):
+            if node is None or is_convolution(node) or is_norm(node) or self.bookkeeping(node):
                 sources[current] = None
             elif node.index not in nodes:
                 nodes[node.index] = node
@@ -133,8 +129,8 @@ class Channels:
         """Words for a stretch that depends on more than one value."""
         ops = [node.op for node in nodes]
         leaves = [self.trace.names[s] for s in sources if s in self.trace.names]
-        if any("group_norm" in op or "layer_norm" in op for op in ops):
-            return f"a GroupNorm or LayerNorm stands {what}: only batch norm treats every channel by itself"
+        if any("layer_norm" in op for op in ops):
+            return f"a layer norm stands {what}: its statistics are of the channels of all branches together"
         data = [s for s in sources if s not in self.trace.names]
         if len(data) == 1:
             return f"what stands {what} has weights of its own ({', '.join(leaves)})"

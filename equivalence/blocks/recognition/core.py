@@ -12,8 +12,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from equivalence.blocks.recognition.assemble import Core, Sum, Track, assemble
-from equivalence.blocks.recognition.channels import Channels, data_of, is_batch_norm, is_convolution
+from equivalence.blocks.recognition.channels import Channels, data_of, is_convolution
 from equivalence.blocks.recognition.errors import RecognitionError
+from equivalence.blocks.recognition.norms import is_norm
 from equivalence.blocks.recognition.trace import Ref
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Finder:
 
     def _convolved(self, track: Track, stage: Stage, what: str) -> list[Track]:
         node = self.channels.made_by(track.at.value)
-        if is_batch_norm(node) and node is not None:
+        if is_norm(node) and node is not None:
             self._visited.add(node.index)
             normed = track.through(f"{stage}.norm", node).back(self.channels, data_of(node))
             return [t for n in normed for t in self._convolved_bare(n, stage, what)]
@@ -101,7 +102,7 @@ class Finder:
         for source in sources:
             if node := self.channels.made_by(source):
                 self._visited.add(node.index)
-                if is_batch_norm(node):
+                if is_norm(node):
                     below = self.channels.made_by(self.channels.pieces(data_of(node))[0].value)
                     self._visited.update([below.index] if below else [])
 

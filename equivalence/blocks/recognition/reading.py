@@ -1,8 +1,8 @@
 """What a core says of its block: the spec, and where every parameter and buffer lives.
 
-Guarantee: geometry and eps are those of the operations as they ran, momentum is the one that a
-training run used, and names are those of the tensors that were read, so no attribute of a class is
-believed. A block whose three convolutions or norms disagree on what a spec says once is refused.
+Guarantee: geometry is that of the operations as they ran, and names are those of the tensors that
+were read, so no attribute of a class is believed. A block whose three convolutions or norms disagree
+on what a spec says once is refused.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from equivalence.blocks.place import Place
-from equivalence.blocks.recognition.channels import is_batch_norm
 from equivalence.blocks.recognition.errors import RecognitionError
-from equivalence.blocks.recognition.trace import COUNTED
+from equivalence.blocks.recognition.norms import fields as norm_fields
+from equivalence.blocks.recognition.norms import is_batch_norm, vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from equivalence.blocks.recognition.core import Finder
     from equivalence.blocks.recognition.trace import Node
 
-CONVOLUTION = {"weight": "weight", "bias": "bias"}
-NORM = {name: name for name in ("weight", "bias", "running_mean", "running_var")}
+CONVOLUTION = ("weight", "bias")
 
 
 def fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> tuple[dict[str, Any], int]:
@@ -64,66 +63,8 @@ def fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> tuple[di
         ),
         "activation": core.activation,
         "spatial_dims": len(trace.shapes[core.source]) - 2,
-        "norm": "batch" if "norm" in steps else "none",
     }
-    return said | (norm_fields(finder, core, trained) if "norm" in steps else {}), reduce["stride"]
-
-
-def norm_fields(finder: Finder, core: Core, trained: tuple[Finder, Core]) -> dict[str, Any]:
-    """Eps and momentum, which all norms of a block have to share."""
-    names = ("reduce.norm", "transform.norm", "norm")
-    eps = {norm_eps(node) for name in names for node in core.steps[name]}
-    momenta = {norm_momentum(trained[0], node) for name in names for node in trained[1].steps[name]}
-    place = finder.trace.place(core.steps["norm"][0])
-    for what, values in (("eps", eps), ("momentum", momenta)):
-        if len(values) > 1:
-            raise RecognitionError(f"norms of one block differ in {what}: {sorted(map(str, values))}", place, 6)
-    for name in names:
-        for node in core.steps[name]:
-            running(finder, node)
-    return {"eps": eps.pop(), "momentum": momenta.pop()}
-
-
-def running(finder: Finder, node: Node) -> None:
-    """A norm has affine parameters and running statistics, and uses those in evaluation mode.
-
-    Raises:
-        RecognitionError: if it has not, or does not.
-    """
-    place = finder.trace.place(node)
-    if not has_all(finder, node):
-        raise RecognitionError("a norm has no affine parameters or no running statistics", place, 6)
-    if is_training(node):
-        raise RecognitionError("a norm uses batch statistics in evaluation mode", place, 6)
-
-
-def has_all(finder: Finder, node: Node) -> bool:
-    """Whether a norm has all four vectors of a batch norm."""
-    return all(name in _tensors(finder, node, NORM) for name in NORM)
-
-
-def norm_eps(node: Node) -> float:
-    """What is added to the variance."""
-    return float(node.argument("eps", "epsilon"))
-
-
-def norm_momentum(finder: Finder, node: Node) -> float | None:
-    """The weight of the newest batch as a training run used it; None if it averages all batches."""
-    if not is_training(node):
-        raise RecognitionError(
-            "a norm keeps its running statistics in training mode: it is frozen", finder.trace.place(node), 6
-        )
-    used = float(node.argument("momentum", "exponential_average_factor"))
-    # The run's counter is a number that nobody sets a momentum to the inverse of.
-    return None if used == 1.0 / float(COUNTED + 1) else used
-
-
-def is_training(node: Node) -> bool:
-    """Whether a norm uses the statistics of its batch."""
-    try:
-        return bool(node.argument("training"))
-    except KeyError:
-        return "no_training" not in node.op
+    return said | norm_fields(finder, core, trained), reduce["stride"]
 
 
 def places(finder: Finder, core: Core, counters: Mapping[str, str]) -> dict[str, Place]:
@@ -138,13 +79,13 @@ def places(finder: Finder, core: Core, counters: Mapping[str, str]) -> dict[str,
     """
     found: dict[str, Place] = {}
     for step, nodes in core.steps.items():
-        kind, convolution = (CONVOLUTION, True) if step.endswith(("conv", "expand")) else (NORM, False)
-        for quantity in kind:
-            names = [_tensors(finder, node, kind).get(quantity) for node in nodes]
+        convolution = step.endswith(("conv", "expand"))
+        for quantity in CONVOLUTION if convolution else vectors(nodes[0]):
+            names = [finder.channels.leaf(node, quantity) for node in nodes]
             if names != [None] * len(names):
                 found[f"{step}.{quantity}"] = _place(_complete(finder, nodes, names, step), _axes(step, quantity))
-        if not convolution:
-            kept = [counters.get(_tensors(finder, node, NORM).get("running_mean", "")) for node in nodes]
+        if is_batch_norm(nodes[0]):
+            kept = [counters.get(finder.channels.leaf(node, "running_mean") or "") for node in nodes]
             if any(name is not None for name in kept):
                 found[f"{step}.num_batches_tracked"] = _place(_complete(finder, nodes, kept, step), ("", "c"))
     if core.bias is not None:
@@ -175,11 +116,6 @@ def _complete(finder: Finder, nodes: list[Node], names: Iterable[str | None], st
     return [str(name) for name in names]
 
 
-def _tensors(finder: Finder, node: Node, kind: dict[str, str]) -> dict[str, str]:
-    named = {quantity: finder.channels.leaf(node, quantity) for quantity in kind}
-    return {quantity: name for quantity, name in named.items() if name is not None}
-
-
 def counted(trained: Finder) -> dict[str, str]:
     """The counter of batches of every norm, by the name of its running mean.
 
@@ -192,7 +128,7 @@ def counted(trained: Finder) -> dict[str, str]:
         reads = node.inputs
         if node.op == "add" and reads and reads[0] in trace.names and trace.shapes[reads[0]] == ():
             waiting.append(trace.names[reads[0]])
-        elif is_batch_norm(node) and (mean := _tensors(trained, node, {"running_mean": ""}).get("running_mean")):
+        elif is_batch_norm(node) and (mean := trained.channels.leaf(node, "running_mean")):
             own = [name for name in waiting if name.rpartition(".")[0] == mean.rpartition(".")[0]]
             found |= {mean: own[-1]} if own else {}
             waiting = []

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from equivalence.blocks.place import Place
 from equivalence.blocks.recognition.activation import activation_of
-from equivalence.blocks.recognition.channels import data_of, is_batch_norm, is_convolution
+from equivalence.blocks.recognition.channels import data_of, is_convolution
 from equivalence.blocks.recognition.errors import RecognitionError
-from equivalence.blocks.recognition.reading import NORM, has_all, is_training, norm_eps, norm_momentum
+from equivalence.blocks.recognition.norms import evaluated, has_all, is_batch_norm, is_norm, momentum, vectors
 from equivalence.blocks.recognition.trace import Ref
 
 if TYPE_CHECKING:
@@ -95,9 +95,9 @@ def _projection(finder: Finder, core: Core, value: int) -> Around | None:
     norm = channels.made_by(value)
     if "norm" in core.steps:
         own = core.steps["norm"][0]
-        if norm is None or not is_batch_norm(norm) or not has_all(finder, norm):
+        if norm is None or not is_norm(norm) or not has_all(finder, norm):
             return None
-        if (norm_eps(norm), is_training(norm)) != (norm_eps(own), is_training(own)):
+        if evaluated(norm) != evaluated(own):
             return None
         conv = channels.made_by(data_of(norm))
     else:
@@ -124,7 +124,7 @@ def trains_alike(trained: tuple[Finder, Core], call: Call, found: Around) -> boo
     if other is None or other.shortcut != found.shortcut:
         return False
     norm = other.projection[1]
-    return norm is None or norm_momentum(finder, norm) == norm_momentum(finder, core.steps["norm"][0])
+    return norm is None or momentum(finder, norm) == momentum(finder, core.steps["norm"][0])
 
 
 def shortcut_places(finder: Finder, found: Around, counters: Mapping[str, str]) -> dict[str, Place]:
@@ -134,7 +134,8 @@ def shortcut_places(finder: Finder, found: Around, counters: Mapping[str, str]) 
     if conv is not None:
         named["shortcut.conv.weight"] = finder.channels.leaf(conv, "weight")
     if norm is not None:
-        named |= {f"shortcut.norm.{q}": finder.channels.leaf(norm, q) for q in NORM}
-        named["shortcut.norm.num_batches_tracked"] = counters.get(named["shortcut.norm.running_mean"] or "")
+        named |= {f"shortcut.norm.{q}": finder.channels.leaf(norm, q) for q in vectors(norm)}
+        if is_batch_norm(norm):
+            named["shortcut.norm.num_batches_tracked"] = counters.get(named["shortcut.norm.running_mean"] or "")
     axes = {"shortcut.conv.weight": "o i ...", "shortcut.norm.num_batches_tracked": ""}
     return {row: Place(name, axes.get(row, "o")) for row, name in named.items() if name is not None}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from equivalence.blocks.reference.activations import activate
+from equivalence.blocks.reference.given import COUNTER, check
 from equivalence.blocks.reference.number_types import ReferenceInputError, number_type
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from equivalence.blocks.reference.number_types import Array, NumberType
     from equivalence.blocks.spec import BlockSpec
-
-_COUNTER = "num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,8 +94,8 @@ def reference(
     """
     arrays = {name: np.asarray(weight) for name, weight in weights.items()}
     image = np.asarray(x)
-    _check(spec, arrays, image)
-    counted = {name: array for name, array in arrays.items() if not name.endswith(_COUNTER)}
+    check(spec, arrays, image)
+    counted = {name: array for name, array in arrays.items() if not name.endswith(COUNTER)}
     numbers = number_type({"x": image, **counted})
     lifted = {name: numbers.lift(array) for name, array in counted.items()}
     return _Run(spec, arrays | lifted, numbers, training).block(numbers.lift(image))
@@ -150,9 +149,13 @@ class _Run:
         return activate(self.spec.activation, self.norm(y, f"{stage}.norm", branch), self.numbers)
 
     def norm(self, x: Array, path: str, branch: int | EllipsisType = ...) -> Array:
-        """Batch norm of `(N, C, …)`, of one branch or (`...`) of what belongs to none."""
+        """Batch or group norm of `(N, C, …)`, of one branch or (`...`) of what belongs to none."""
         if self.spec.norm == "none":
             return x
+        scale, offset = (self.weights[f"{path}.{name}"][branch] for name in ("weight", "bias"))
+        if self.spec.norm == "group":
+            groups = self.spec.output_norm_groups if branch is ... else self.spec.norm_groups
+            return self.normed_in_groups(x, groups) * _per_channel(scale, x) + _per_channel(offset, x)
         mean, variance = (
             self.batch_statistics(x, path, branch)
             if self.training
@@ -160,8 +163,21 @@ class _Run:
         )
         root = self.numbers.sqrt(variance + self.numbers.constant(self.spec.eps))
         normalised = self.numbers.divide(x - _per_channel(mean, x), _per_channel(root, x))
-        scale, offset = (self.weights[f"{path}.{name}"][branch] for name in ("weight", "bias"))
         return normalised * _per_channel(scale, x) + _per_channel(offset, x)
+
+    def normed_in_groups(self, x: Array, groups: int) -> Array:
+        """Every example's groups of neighbouring channels, each by its own mean and biased variance."""
+        numbers, size = self.numbers, x.shape[1] // groups
+        axes = tuple(range(1, x.ndim))
+        normalised = []
+        for low in range(0, x.shape[1], size):
+            group = x[:, low : low + size]
+            count = numbers.constant(group[0].size)
+            deviation = group - numbers.divide(group.sum(axis=axes, keepdims=True), count)
+            variance = numbers.divide((deviation**2).sum(axis=axes, keepdims=True), count)
+            root = numbers.sqrt(variance + numbers.constant(self.spec.eps))
+            normalised.append(numbers.divide(deviation, root))
+        return np.concatenate(normalised, axis=1)
 
     def batch_statistics(self, x: Array, path: str, branch: int | EllipsisType) -> tuple[Array, Array]:
         """The batch's mean and biased variance; the running ones move on, by the unbiased one."""
@@ -175,8 +191,8 @@ class _Run:
         mean = numbers.divide(x.sum(axis=axes), numbers.constant(count))
         squares = ((x - _per_channel(mean, x)) ** 2).sum(axis=axes)
         # All branches count the same batches, so every branch writes the same counter.
-        counter = np.asarray(self.weights[f"{path}.{_COUNTER}"] + 1)
-        self.statistics[f"{path}.{_COUNTER}"] = counter
+        counter = np.asarray(self.weights[f"{path}.{COUNTER}"] + 1)
+        self.statistics[f"{path}.{COUNTER}"] = counter
         newest = {"mean": mean, "var": numbers.divide(squares, numbers.constant(count - 1))}
         for kept, value in newest.items():
             running = self.statistics[f"{path}.running_{kept}"]
@@ -217,51 +233,4 @@ def _per_channel(values: Array, like: Array) -> Array:
 
 
 def _is_statistic(name: str) -> bool:
-    return name.endswith((_COUNTER, ".running_mean", ".running_var"))
-
-
-def _check(spec: BlockSpec, weights: Mapping[str, Array], x: Array) -> None:
-    """Weights and input as the spec says, by name and shape."""
-    needed = _shapes(spec)
-    for name, shape in needed.items():
-        if name not in weights:
-            raise ReferenceInputError(f"weights lack {name} of shape {shape}")
-        if weights[name].shape != shape:
-            raise ReferenceInputError(f"{name} has shape {weights[name].shape}, not {shape}")
-    if unknown := sorted(weights.keys() - needed.keys()):
-        raise ReferenceInputError(f"weights hold {unknown[0]}, which this block does not have")
-    if x.ndim != 2 + spec.spatial_dims or x.shape[1] != spec.in_channels:
-        sizes = ", ".join("DHW"[-spec.spatial_dims :]) if spec.spatial_dims > 1 else "L"
-        raise ReferenceInputError(f"x has shape {x.shape}, not (N, {spec.in_channels}, {sizes})")
-
-
-def _shapes(spec: BlockSpec) -> dict[str, tuple[int, ...]]:
-    """Every canonical name the block has, with its shape."""
-    branches, width, out = spec.cardinality, spec.width, spec.out_channels
-    point = (1,) * spec.spatial_dims
-    kernel = (spec.kernel_size,) * spec.spatial_dims
-    shapes: dict[str, tuple[int, ...]] = {
-        "reduce.conv.weight": (branches, width, spec.in_channels, *point),
-        "transform.conv.weight": (branches, width, width, *kernel),
-        "expand.weight": (branches, out, width, *point),
-    }
-    biases = {
-        "reduce.conv.bias": (branches, width),
-        "transform.conv.bias": (branches, width),
-        "expand.bias": (out,),
-    }
-    shapes |= {name: biases[name] for name, present in zip(biases, spec.bias, strict=True) if present}
-    norms: dict[str, tuple[int, ...]] = {
-        "reduce.norm": (branches, width),
-        "transform.norm": (branches, width),
-        "norm": (out,),
-    }
-    if spec.shortcut == "projection":
-        shapes["shortcut.conv.weight"] = (out, spec.in_channels, *point)
-        norms["shortcut.norm"] = (out,)
-    if spec.norm == "batch":
-        for path, shape in norms.items():
-            for name in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{path}.{name}"] = shape
-            shapes[f"{path}.{_COUNTER}"] = ()
-    return shapes
+    return name.endswith((COUNTER, ".running_mean", ".running_var"))

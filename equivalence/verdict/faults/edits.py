@@ -72,14 +72,24 @@ def units(block: Block, stage: str) -> list[Any]:
 
 
 def norms(block: Block) -> list[Any]:
-    """Every batch norm.
+    """Every norm.
 
     Raises:
         DoesNotApply: if there is none.
     """
-    found = [part for part in block.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    if not found:
-        raise DoesNotApply("the block has no norm")
+    found = [part for part in block.modules() if isinstance(part, (nn.modules.batchnorm._BatchNorm, nn.GroupNorm))]
+    need(bool(found), "the block has no norm")
+    return found
+
+
+def batch_norms(block: Block) -> list[Any]:
+    """Every norm, where they keep running statistics.
+
+    Raises:
+        DoesNotApply: if there is no norm, or none that does.
+    """
+    found = norms(block)
+    need(block.spec.norm == "batch", f"a {block.spec.norm} norm keeps no running statistics")
     return found
 
 

@@ -29,6 +29,8 @@ def _reordered(block: Block, spot: Spot) -> None:
 
 
 def _permuted(block: Block, _: Spot) -> None:
+    need(block.spec.norm_groups == 1, "a norm puts channels of one branch in groups")
+
     def rolled(axis: int) -> Callable[[Tensor], Tensor]:
         return lambda t: t.roll(1, axis)
 
@@ -67,6 +69,7 @@ def _spelled(make: Callable[[], nn.Module]) -> Callable[[Block, Spot], None]:
 
 def _padded(block: Block, _: Spot) -> Block:
     """One more channel in every branch, which nothing reaches and nothing reads."""
+    need(block.spec.norm != "group", "a group norm would count the channels that are added")
     spec = dataclasses.replace(block.spec, width=block.spec.width + 1)
     wider = FORMS[block.form](spec)
     given, room = canonical(block), canonical(wider)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from equivalence.blocks.forms import Grouped
-from equivalence.verdict.faults.edits import need, norms, units
+from equivalence.verdict.faults.edits import BRANCH_STAGES, batch_norms, need, norms, units
 from equivalence.verdict.faults.fault import Fault
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _eps(factor: float) -> Callable[[Block, Spot], None]:
 
 
 def _momentum(block: Block, _: Spot) -> None:
-    for norm in norms(block):
+    for norm in batch_norms(block):
         norm.momentum = 0.1 if norm.momentum is None else 1 - norm.momentum
 
 
@@ -69,6 +69,15 @@ def _groups(block: Block, _: Spot) -> None:
     conv.weight = nn.Parameter(conv.weight.detach().repeat(1, factor, *[1] * block.spec.spatial_dims))
 
 
+def _straddling(block: Block, _: Spot) -> None:
+    need(block.spec.norm == "group", f"the norm is {block.spec.norm}, not group")
+    need(isinstance(block, Grouped), f"a norm of the {block.form} form sees one branch only")
+    need(block.spec.cardinality > 1, "one branch can not be straddled")
+    for stage in BRANCH_STAGES:
+        for unit in units(block, stage):
+            unit.norm.num_groups = block.spec.norm_groups
+
+
 FAULTS = (
     Fault("eps-third-digit", "eps of every norm is wrong in the third digit",
           "hyper-parameters", "reduced", "eval", _eps(1.01)),
@@ -86,4 +95,6 @@ FAULTS = (
           "hyper-parameters", "transformed", "eval", _padding("circular")),
     Fault("groups", "the grouped transform has too few groups, its weights repeated until shapes fit",
           "hyper-parameters", "transformed", "eval", _groups),
+    Fault("norm-straddles-branches", "the group norms of all branches together have as many groups as those of one",
+          "hyper-parameters", "reduced", "eval", _straddling),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from equivalence.verdict.faults.edits import after_in_branch, need, norms, units
+from equivalence.verdict.faults.edits import after_in_branch, batch_norms, need, units
 from equivalence.verdict.faults.fault import Fault
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ def _biased(norm: Any, received: tuple[Tensor, ...], _: Tensor) -> None:
 
 def _biased_variance(block: Block, _: Spot) -> None:
     need(block.spec.momentum != 0, "with momentum 0 no estimate of the variance is used")
-    for norm in norms(block):
+    for norm in batch_norms(block):
         norm.register_forward_hook(_biased)
 
 
 def _not_updated(block: Block, _: Spot) -> None:
     need(block.spec.momentum != 0, "with momentum 0 statistics are not updated anyway")
-    for norm in norms(block):
+    for norm in batch_norms(block):
         norm.momentum = 0.0
 
 
@@ -48,7 +48,7 @@ def _evaluates(norm: nn.Module, _: tuple[Tensor, ...]) -> None:
 
 
 def _frozen_norm(block: Block, _: Spot) -> None:
-    norms(block)
+    batch_norms(block)
     for unit in units(block, "transform"):
         unit.norm.register_forward_pre_hook(_evaluates)
 

@@ -5,9 +5,10 @@ Guarantee: scalars are compared bit for bit, and named as each form names them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from equivalence.verdict.faults.edits import BRANCH_STAGES, canonical, units
 from equivalence.verdict.locate.place import Scalar
@@ -16,7 +17,7 @@ from equivalence.weights.correspondence import ROWS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from equivalence.blocks.forms import Block
     from equivalence.weights.correspondence import Row
@@ -68,11 +69,17 @@ def differing_settings(left: Block, right: Block) -> tuple[str, ...]:
         if type(ours) is not type(theirs):
             said.append(f"{path} is a {type(ours).__name__} / {type(theirs).__name__}")
             continue
-        for name in _SETTINGS:
-            values = getattr(ours, name, None), getattr(theirs, name, None)
-            if values[0] != values[1]:
-                said.append(f"{path}.{name} is {values[0]!r} / {values[1]!r}")
+        values = zip(_settings(ours), _settings(theirs), strict=True)
+        said += [f"{path}.{name} is {one!r} / {other!r}" for (name, one), (_, other) in values if one != other]
     return tuple(said)
+
+
+def _settings(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a part is told; of its groups, the size, since their number follows from that of the branches."""
+    for name in _SETTINGS:
+        yield name, getattr(part, name, None)
+    if isinstance(part, nn.GroupNorm):
+        yield "group size", part.num_channels // part.num_groups
 
 
 def _parts(block: Block) -> Iterator[tuple[str, nn.Module]]:

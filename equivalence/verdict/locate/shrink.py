@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 from equivalence.arithmetic.errors import UnsupportedOperation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from equivalence.arithmetic.floating import Mode
     from equivalence.blocks.forms import Block
+    from equivalence.blocks.spec import BlockSpec
     from equivalence.verdict.faults.fault import Fault
     from equivalence.weights.correspondence import Row
 
@@ -65,7 +67,7 @@ def smallest_blocks(
 def smallest_planted(fault: Fault, block: Block, partner: Block, mode: Mode, seed: int) -> Block | None:
     """The smallest block of few branches and channels in which the fault shows, unfaulted."""
     for cardinality, width in ((1, 1), (2, 1), (1, 2), (2, 2)):
-        spec = dataclasses.replace(block.spec, cardinality=cardinality, width=width)
+        spec = _smaller(block.spec, cardinality, width)
         clean = FORMS[block.form](spec)
         as_if_trained(clean, seed)
         other = convert(clean, partner.form)
@@ -80,9 +82,15 @@ def smallest_planted(fault: Fault, block: Block, partner: Block, mode: Mode, see
     return None
 
 
+def _smaller(spec: BlockSpec, cardinality: int, width: int) -> BlockSpec:
+    """The spec with few branches and channels, a norm's groups as many of its own as those allow."""
+    groups = math.gcd(spec.norm_groups, width)
+    return dataclasses.replace(spec, cardinality=cardinality, width=width, norm_groups=groups)
+
+
 def _restricted(block: Block, branches: list[int], channels: list[int]) -> Block:
     """A block of some branches and hidden channels, with their tensors."""
-    spec = dataclasses.replace(block.spec, cardinality=len(branches), width=len(channels))
+    spec = _smaller(block.spec, len(branches), len(channels))
     held = canonical(block)
     whole = {row.name: _cut(row, held[row.name], branches, channels) for row in ROWS if row.name in held}
     made = FORMS[block.form](spec).to(next(block.parameters()).dtype)
