@@ -8,16 +8,16 @@ have rules here; any other is run on tensors that have one number in every place
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch._ops import OpOverload
 
@@ -25,13 +25,14 @@ _ON_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 def run(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], written: Sequence[Tensor]) -> Any:
-    """The result of an operation of which at least one tensor has no data.
+    """The result of an operation.
 
     Args:
         func, args, kwargs: the call.
         written: the tensors that it writes to.
     """
-    if func.is_view or _ON_DATA & set(func.tags):
+    has_data = not any(leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    if has_data or func.is_view or _ON_DATA & set(func.tags):
         return func(*args, **kwargs)
     if written:
         return written[0] if len(written) == 1 else tuple(written)
@@ -45,6 +46,34 @@ def run(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], written
     given = pytree.tree_map_only(Tensor, _stand_in, given)
     result = func(*given[0], **given[1])
     return pytree.tree_map_only(Tensor, lambda t: _empty(t.shape, t.dtype), result)
+
+
+class WithoutData(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
+    """While it lasts, operations on tensors without data are run as above."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would load its compiler, only to tell it to leave this class alone."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, on its data if all tensors have some."""
+        return run(func, args, kwargs or {}, written_by(func, args, kwargs or {}))
+
+
+def written_by(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operation writes to."""
+    written = []
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[i] if i < len(args) else kwargs.get(argument.name)
+            written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
+    return written
 
 
 def _stand_in(tensor: Tensor) -> Tensor:
@@ -62,7 +91,7 @@ def _product(*args: Any, **_: Any) -> Tensor:
 
 
 def _norm(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(x.shape, x.dtype), *(_empty(x.shape[1:2], x.dtype) for _ in range(2))
+    return _empty(x.shape, x.dtype), _empty(x.shape[1:2], x.dtype), _empty(x.shape[1:2], x.dtype)
 
 
 def _convolution(

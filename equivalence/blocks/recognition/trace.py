@@ -228,11 +228,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         """Note the operation and run it."""
         kwargs = kwargs or {}
         noted = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
-        written = self._written(func, args, kwargs)
-        if any(leaf.is_meta for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
-            result = dataless.run(func, args, kwargs, written)
-        else:
-            result = func(*args, **kwargs)
+        written = dataless.written_by(func, args, kwargs)
+        result = dataless.run(func, args, kwargs, written)
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
             self._know(result, noted[0][0].value)
             return result
@@ -251,15 +248,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._know(tensor, number)
         self.trace.producer[number] = node
         return number
-
-    @staticmethod
-    def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        written = []
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = args[i] if i < len(args) else kwargs.get(argument.name)
-                written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
-        return written
 
     def _rewrite(self, tensor: Tensor, node: Node) -> int:
         """A new value for a tensor that was written to, and for every view of its memory."""
