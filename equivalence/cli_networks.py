@@ -6,11 +6,14 @@ is read from a checkpoint is run.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import json
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +23,8 @@ from equivalence.cli_options import Format, FormName, Mode, Output, Quiet, Seed
 from equivalence.cli_output import progress, replay, show_document, writable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from equivalence.cli_options import ModeName
@@ -74,17 +79,42 @@ def convert(
     args: Annotated[str, typer.Option(help="Arguments of the callable: a JSON object or list.")] = "{}",
 ) -> int:
     """Convert a checkpoint so that the network's blocks are in another form, or back."""
-    with progress("converting"):
-        import torch
+    with progress("converting"), _ended_as_interrupted():
+        from equivalence.weights.checkpoint import convert_checkpoint
+        from equivalence.weights.plan import plan_of
 
-        from equivalence.weights.checkpoint import convert_checkpoint, plan_of
-
-        # Only names and shapes are needed of the network, so none of its weights are made.
-        with torch.device("meta"):
-            network = load(model, args)
-        done = convert_checkpoint(source, target, plan_of(network, to, back=back))
+        plan = plan_of(_without_data(model, args), to, back=back)
+        done = convert_checkpoint(source, target, plan)
     print(done)
+    for path, reason in plan.record.skipped:
+        print(f"  {path or 'the module'}: left as it is: {reason}")
     return 0
+
+
+def _without_data(target: str, args: str) -> nn.Module:
+    """The module that a target names; only its names and shapes are needed, so no weights are made."""
+    import torch
+
+    from equivalence.blocks.recognition.dataless import WithoutData
+
+    try:
+        with torch.device("meta"), WithoutData():
+            return load(target, args)
+    except ValueError:  # it may want numbers while it is built
+        return load(target, args)
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Being told to end is an interruption: what was begun is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only that one is told
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def load(target: str, args: str = "{}") -> nn.Module:

@@ -40,8 +40,9 @@ from equivalence.verdict.forms import Setting, build_forms
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.network import check_network
 from equivalence.verdict.prove import default_shapes, prove_shapes
-from equivalence.weights.checkpoint import convert_checkpoint, plan_of
+from equivalence.weights.checkpoint import convert_checkpoint
 from equivalence.weights.correspondence import gather
+from equivalence.weights.plan import plan_of
 
 if TYPE_CHECKING:
     from equivalence.arithmetic.floating import Mode

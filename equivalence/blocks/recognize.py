@@ -252,8 +252,7 @@ def example(module: nn.Module, input_shape: Sequence[int] | None = None) -> Tens
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     if input_shape is not None:
         # In training mode a norm needs more than one value for each channel.
-        shape = (max(2, input_shape[0]), *input_shape[1:])
-        return torch.zeros(shape, dtype=like.dtype, device=like.device).normal_(generator=_generator(like))
+        return _drawn(torch.zeros((max(2, input_shape[0]), *input_shape[1:]), dtype=like.dtype, device=like.device))
     said: Exception | None = None
     for shape in _guesses(tensors):
         x = torch.zeros(shape, dtype=like.dtype, device=like.device)
@@ -263,13 +262,14 @@ def example(module: nn.Module, input_shape: Sequence[int] | None = None) -> Tens
         except Exception as error:  # whatever a module raises says that it does not take the input
             said = error
             continue
-        return x.normal_(generator=_generator(like))
+        return _drawn(x)
     why = f": {str(said).splitlines()[0]}" if said and str(said) else ""
     raise RecognitionError(f"it takes no input whose shape its weights suggest; give input_shape{why}")
 
 
-def _generator(like: Tensor) -> torch.Generator | None:
-    return None if like.is_meta else torch.Generator(like.device).manual_seed(0)
+def _drawn(x: Tensor) -> Tensor:
+    """The tensor, filled where it has data."""
+    return x if x.is_meta else x.normal_(generator=torch.Generator(x.device).manual_seed(0))
 
 
 def _guesses(tensors: list[Tensor]) -> Iterator[tuple[int, ...]]:

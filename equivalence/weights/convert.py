@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from equivalence.blocks.place import Place
+    from equivalence.blocks.spec import BlockSpec
+
 
 @dataclasses.dataclass(frozen=True)
 class Rewritten:
@@ -144,32 +147,43 @@ def convert_network(
 
 def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, ConversionRecord]:
     """`convert_network` of a module whose blocks were found already."""
+    record = planned(module, found, form)
     if not found.blocks:
         error = found.refusal()
         raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}")
     holder = nn.Module()
     holder.add_module("it", copy.deepcopy(module))
+    blocks = {_path(block, module): block for block in found.blocks}
+    given = dict(tensors_of(module))
+    for rewritten in record.converted:
+        path = rewritten.source.path
+        for place, part in _parts(blocks[path], path, form):
+            _replace(holder, place, part)
+        _fill(holder.get_submodule("it"), given, rewritten.source, rewritten.target, module)
+    return holder.get_submodule("it"), record
+
+
+def planned(module: nn.Module, found: Found, form: str) -> ConversionRecord:
+    """What `rewrite` does, without doing it."""
     converted: list[Rewritten] = []
     skipped = [(refusal.place, refusal.reason) for refusal in found.refused]
     for block in found.blocks:
-        path = "" if block.module is module else block.path
-        source = Located(path, block.spec, {r: p.inside(path) for r, p in block.places.items()}, block.plain)
+        path = _path(block, module)
+        target = _column(block, path, form)
         if is_in(block, form):
             skipped.append((path, f"it is {form} already"))
-            continue
-        parts = dict(_parts(block, path, form))
-        if not parts:
+        elif not target:
             skipped.append((path, "its steps are no submodules that could be replaced, and more is around them"))
-            continue
-        target = dataclasses.replace(source, column=_columns(parts, block, form))
-        # Where the shortcut stays as it is, its tensors stay where they are.
-        moved = {row: place for row, place in source.column.items() if row in target.column}
-        source = dataclasses.replace(source, column=moved)
-        for place, part in parts.items():
-            _replace(holder, place, part)
-        _fill(holder.get_submodule("it"), dict(tensors_of(module)), source, target, module)
-        converted.append(Rewritten(source, target))
-    return holder.get_submodule("it"), ConversionRecord(form, tuple(converted), tuple(skipped))
+        else:
+            # Where the shortcut stays as it is, its tensors stay where they are.
+            source = {row: place.inside(path) for row, place in block.places.items() if row in target}
+            located = Located(path, block.spec, source, block.plain, block.reduce_stride)
+            converted.append(Rewritten(located, dataclasses.replace(located, column=target)))
+    return ConversionRecord(form, tuple(converted), tuple(skipped))
+
+
+def _path(block: RecognizedBlock, module: nn.Module) -> str:
+    return "" if block.module is module else block.path
 
 
 def is_in(block: RecognizedBlock, form: str) -> bool:
@@ -188,15 +202,22 @@ def _parts(block: RecognizedBlock, path: str, form: str) -> Iterator[tuple[str, 
             yield path, FORMS[form](block.spec)
 
 
-def _columns(parts: Mapping[str, nn.Module], block: RecognizedBlock, form: str) -> dict[str, Place]:
-    """The column of the parts together, named from the network."""
-    column: dict[str, Place] = {}
-    for path, part in parts.items():
-        held = {name for name, _ in tensors_of(part)}
-        for row, place in column_of(form).items():
-            if place.names(block.spec.cardinality)[0] in held:
-                column[row] = place.inside(path)
-    return column
+def _column(block: RecognizedBlock, path: str, form: str) -> dict[str, Place]:
+    """The column of these parts together, named from the network; nothing if there are none."""
+    column = kept(block.spec, form)
+    if not block.units:
+        return {row: place.inside(path) for row, place in column.items()} if block.plain else {}
+    homes = {step: _joined(path, unit.path) for unit in block.units for step in unit.steps}
+    steps = {row: row.rpartition(".")[0] for row in column}
+    return {row: place.inside(homes[steps[row]]) for row, place in column.items() if steps[row] in homes}
+
+
+def kept(spec: BlockSpec, form: str) -> dict[str, Place]:
+    """A form's column of the correspondence, as far as a block of the spec has tensors."""
+    with torch.device("meta"):
+        held = {name for name, _ in tensors_of(FORMS["grouped"](spec))}
+    rows = {row for row, place in column_of("grouped").items() if place.path in held}
+    return {row: place for row, place in column_of(form).items() if row in rows}
 
 
 def _replace(holder: nn.Module, path: str, part: nn.Module) -> None:
@@ -250,9 +271,7 @@ def _as_form(side: Side, form: str) -> Block:
     with torch.device("meta"):
         converted = FORMS[form](block.spec)
     converted.train(side.module.training)
-    held = {name for name, _ in tensors_of(converted)}
-    column = {r: p for r, p in column_of(form).items() if p.names(block.spec.cardinality)[0] in held}
-    target = Located("", block.spec, column)
+    target = Located("", block.spec, kept(block.spec, form))
     _fill(converted, dict(tensors_of(side.module)), block, target, side.module)
     return converted
 
@@ -260,7 +279,3 @@ def _as_form(side: Side, form: str) -> Block:
 def _owner(module: nn.Module, name: str) -> nn.Module:
     """The submodule that a tensor belongs to."""
     return module.get_submodule(name.rpartition(".")[0])
-
-
-if TYPE_CHECKING:
-    from equivalence.blocks.place import Place

@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import mmap
+import os
 from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -23,14 +25,20 @@ if TYPE_CHECKING:
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
-    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64, "C64": torch.complex64, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 _LONGEST_HEADER = 100_000_000
-_CHUNK = 4 << 20
+_CHUNK = 1 << 20
+_SENT = 16 << 20
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read, converted or written; says which file, what and what to do."""
+    """A checkpoint cannot be read, converted or written; says in one line which file, what and what to do."""
+
+    def __init__(self, message: str) -> None:
+        # Names come from files: what could end the line or steer a terminal is shown as an escape.
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +80,8 @@ class Reader:
         self.offset = 8 + length
         try:
             header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", None) or {}
-            self.metadata = {str(key): str(value) for key, value in metadata.items()}
+            self.metadata = dict(header.pop("__metadata__", None) or {})
+            "".join((*header, *self.metadata, *self.metadata.values())).encode()  # text, and nothing but text
             for name, said in header.items():
                 start, stop = said["data_offsets"]
                 self.entries[name] = Entry(said["dtype"], tuple(said["shape"]), start, stop)
@@ -101,25 +109,37 @@ class Reader:
     def tensor(self, file: BinaryIO, name: str) -> Tensor:
         """One tensor, in memory of its own."""
         entry = self.entries[name]
+        tensor = fresh(entry.shape, DTYPES[entry.dtype])
         file.seek(self.offset + entry.start)
-        data = bytearray(entry.size)
-        if file.readinto(data) != entry.size:  # type: ignore[attr-defined]  # of a buffered reader
+        if file.readinto(_bytes(tensor)) != entry.size:  # type: ignore[attr-defined]  # of a buffered reader
             raise CheckpointError(f"{self.path} is truncated in {name}")
-        if not data:
-            return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-        return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).view(entry.shape)
+        return tensor
 
-    def chunks(self, file: BinaryIO, name: str) -> Iterator[bytes]:
-        """The bytes of one tensor, a few at a time."""
+    def chunks(self, file: BinaryIO, name: str) -> Iterator[memoryview]:
+        """The bytes of one tensor, a few at a time; each chunk is good until the next."""
         entry = self.entries[name]
         file.seek(self.offset + entry.start)
+        buffer = memoryview(bytearray(min(_CHUNK, entry.size)))
         left = entry.size
         while left:
-            chunk = file.read(min(_CHUNK, left))
-            if not chunk:
+            count = file.readinto(buffer[:left])  # type: ignore[attr-defined]  # of a buffered reader
+            if not count:
                 raise CheckpointError(f"{self.path} is truncated in {name}")
-            left -= len(chunk)
-            yield chunk
+            left -= count
+            yield buffer[:count]
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """A tensor whose memory is given back with it: the heap would keep holes of its size."""
+    size = math.prod(shape) * dtype.itemsize
+    if size <= _CHUNK:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(mmap.mmap(-1, size), dtype=dtype).view(shape)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    return tensor.view(-1).view(torch.uint8).numpy().data
 
 
 class Writer:
@@ -137,23 +157,33 @@ class Writer:
         header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
         at = 0
         for name, entry in entries.items():
-            self.starts[name] = at
-            offsets = [at, at + entry.size]
-            header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
-            at += entry.size
+            self.starts[name], start, at = at, at, at + entry.size
+            header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [start, at]}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
         self.offset = 8 + len(text)
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(self.offset + at)
+        self.at = self.sent = 0
 
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor."""
-        data = tensor.contiguous().reshape(-1).view(torch.uint8)
-        self.copy(name, [data.numpy().data])
+    def put_all(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Write tensors; none is held when the last is written."""
+        for name, tensor in tensors:
+            self.copy(name, [_bytes(tensor.contiguous())])
 
-    def copy(self, name: str, chunks: Iterator[bytes] | list[memoryview]) -> None:
+    def copy(self, name: str, chunks: Iterable[memoryview]) -> None:
         """Write the bytes of one tensor."""
-        self.file.seek(self.offset + self.starts[name])
+        if self.at != self.starts[name]:  # moving would empty the buffer
+            self.at = self.starts[name]
+            self.file.seek(self.offset + self.at)
         for chunk in chunks:
-            self.file.write(chunk)
+            self.at += self.file.write(chunk)
+        if abs(self.at - self.sent) > _SENT:
+            self._send()
+
+    def _send(self) -> None:
+        """Let the disk begin with what there is; at the very end it would have to be waited for."""
+        self.sent = self.at
+        self.file.flush()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -11,8 +11,9 @@ from torch import nn
 
 import tests.styles as styles
 from equivalence import BlockSpec, convert
-from equivalence.weights.checkpoint import CheckpointError, convert_checkpoint, plan_of
-from equivalence.weights.safetensors_file import Reader
+from equivalence.weights.checkpoint import convert_checkpoint
+from equivalence.weights.plan import plan_of
+from equivalence.weights.safetensors_file import CheckpointError, Reader
 
 SPEC = BlockSpec(in_channels=4, cardinality=3, width=2, out_channels=6)
 GROUP_NORMED = BlockSpec(in_channels=6, cardinality=2, width=4, norm="group", norm_groups=2, output_norm_groups=3)
@@ -77,7 +78,7 @@ def broken_files(model, folder):
     yield "lacks", lambda p: save_file({k: v for k, v in state.items() if k != list(state)[4]}, p), ".safetensors"
     yield "has extra", lambda p: save_file({**state, "extra": tensor.clone()}, p), ".safetensors"
     yield "has shape", lambda p: save_file({**state, name: tensor[:1].clone()}, p), ".safetensors"
-    yield "no file", lambda p: None, ".safetensors"
+    yield "does not exist", lambda p: None, ".safetensors"
     yield "truncated", lambda p: p.write_bytes(b""), ".safetensors"
 
 
@@ -111,7 +112,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(model, plans, tmp_path, monkey
     source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     save_file(model.state_dict(), source)
     target.write_text("old")
-    monkeypatch.setattr(files.Writer, "put", full)
+    monkeypatch.setattr(files.Writer, "copy", full)
     with pytest.raises(CheckpointError, match="No space left on device"):
         convert_checkpoint(source, target, plans[False])
     assert target.read_text() == "old"

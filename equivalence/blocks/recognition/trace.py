@@ -26,6 +26,8 @@ from torch.nn.modules.module import (
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from equivalence.blocks.recognition import dataless
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -164,6 +166,8 @@ def _lent(buffer: Tensor) -> Tensor:
     """A copy that may be written to; counters start at a number of ours, and are never without data."""
     if buffer.dim() == 0 and not buffer.is_floating_point():
         return torch.full((), COUNTED, dtype=buffer.dtype, device="cpu" if buffer.is_meta else buffer.device)
+    if buffer.is_meta:
+        return torch.empty_strided(buffer.shape, buffer.stride(), dtype=buffer.dtype, device="meta")
     return buffer.detach().clone()
 
 
@@ -200,6 +204,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         for name, tensor in leaves.items():
             self.trace.names[self.value(tensor)] = name
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would load its compiler, only to tell it to leave this class alone."""
+        return False
+
     def value(self, tensor: Tensor) -> int:
         """The number of what a tensor holds now."""
         if id(tensor) not in self.numbers:
@@ -219,14 +228,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         """Note the operation and run it."""
         kwargs = kwargs or {}
         noted = pytree.tree_map_only(Tensor, lambda t: Ref(self.value(t)), (args, kwargs))
-        result = func(*args, **kwargs)
+        written = dataless.written_by(func, args, kwargs)
+        result = dataless.run(func, args, kwargs, written)
         if func._schema.name in ("aten::detach", "aten::alias", "aten::lift_fresh"):
             self._know(result, noted[0][0].value)
             return result
         node = Node(len(self.trace.nodes), func, *noted)
         node.place = self.open[-1].path if self.open else ""
         self.trace.nodes.append(node)
-        written = self._written(func, args, kwargs)
         if written:
             node.outputs = tuple(self._rewrite(tensor, node) for tensor in written)
         else:
@@ -239,15 +248,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self._know(tensor, number)
         self.trace.producer[number] = node
         return number
-
-    @staticmethod
-    def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-        written = []
-        for i, argument in enumerate(func._schema.arguments):
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                given = args[i] if i < len(args) else kwargs.get(argument.name)
-                written += [t for t in pytree.tree_leaves(given) if isinstance(t, Tensor)]
-        return written
 
     def _rewrite(self, tensor: Tensor, node: Node) -> int:
         """A new value for a tensor that was written to, and for every view of its memory."""
