@@ -108,7 +108,7 @@ def own_form(block: RecognizedBlock) -> str | None:
 
 def shapes_of(block: RecognizedBlock) -> tuple[Shape, ...]:
     """Small inputs of both parities with corners, edges and an interior, N of 2 and 1."""
-    size = block.spec.dilation * (block.spec.kernel_size - 1) + 1 + block.spec.stride
+    size = max(2, block.spec.dilation * (block.spec.kernel_size - 1) + block.spec.stride)
     sizes = [size + axis % 2 for axis in range(block.spec.spatial_dims)]
     return (2, block.input_shape[1], *sizes), (1, block.input_shape[1], *[2 * size + 1 - s for s in sizes])
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 Weights = Literal["given", "all"]
 
 # Enough for a block.
-PRIMES = {"eval": 8, "train": 12}
+PRIMES = {"eval": 9, "train": 12}
 # Scalars of which random residues are made only when they are used.
 _MANY = 1 << 16
 # Of all counters where weights are random: forms that correspond have seen as many batches.
