@@ -58,6 +58,7 @@ def evaluate(
     located: Side | None = None,
     *,
     gradients: bool = True,
+    sgd: bool = True,
     state: Mapping[str, Tensor] | None = None,
 ) -> dict[tuple[Shape, str], Tensor]:
     """All experiments of one module over the field, with `state` in place of its own tensors.
@@ -70,6 +71,7 @@ def evaluate(
         mode: "eval" or "train".
         located: where it keeps the weights of its blocks, if it is for all weights.
         gradients: whether to go backward.
+        sgd: whether one of the steps in training is one of SGD.
         state: tensors to use in place of the module's own.
 
     Raises:
@@ -85,7 +87,7 @@ def evaluate(
             for shape in shapes:
                 if _written(lifted):
                     lifted = lift(field, own, located)
-                found = run(module, lifted, _probe(field, shape), mode, gradients=gradients)
+                found = run(module, lifted, _probe(field, shape), mode, gradients=gradients, sgd=sgd)
                 results.update({(shape, name): tensor for name, tensor in found.items()})
         return results
 

@@ -59,6 +59,7 @@ def run(
     mode: Mode,
     *,
     gradients: bool = True,
+    sgd: bool = True,
 ) -> dict[str, Tensor]:
     """The results of all experiments of a mode, by name.
 
@@ -68,6 +69,7 @@ def run(
         probe: input and cotangent in the same arithmetic.
         mode: "eval" or "train".
         gradients: whether to go backward, and in training to take the steps that need it.
+        sgd: whether one of the steps in training is one of SGD.
 
     Raises:
         RejectedInput: if the module returns no tensor.
@@ -76,7 +78,7 @@ def run(
     if not gradients:
         with torch.no_grad():
             return {OUTPUTS: _call(module, dict(tensors), probe.x.clone())}
-    wanted = [n for n, p in module.named_parameters() if p.requires_grad and mode == "train"]
+    wanted = [n for n, p in module.named_parameters() if p.requires_grad and mode == "train" and sgd]
     state = {**tensors, **{n: tensors[n].detach().requires_grad_() for n in wanted}}
     leaf = probe.x.detach().requires_grad_()
     before = _versions(state)
@@ -92,21 +94,20 @@ def run(
         results[INPUT_GRADIENT] = found[0]
     if mode == "train":
         gradient_of = {n: g for n, g in zip(wanted, found[1:], strict=True) if g is not None}
-        results |= _after_steps(module, state, gradient_of, probe)
+        results |= _after_steps(module, state, gradient_of, probe, sgd=sgd)
     return results
 
 
 def _after_steps(
-    module: nn.Module, state: dict[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe
+    module: nn.Module, state: dict[str, Any], gradient_of: Mapping[str, Tensor], probe: Probe, *, sgd: bool
 ) -> dict[str, Tensor]:
     """Evaluation after the training step that the buffers saw, and after a step of SGD too."""
     module.eval()
     with torch.no_grad():
-        stepped = {name: state[name] - LEARNING_RATE * g for name, g in gradient_of.items()}
-        results = {
-            AFTER_TRAINING: _call(module, {**state}, probe.later.clone()),
-            AFTER_SGD: _call(module, {**state, **stepped}, probe.later.clone()),
-        }
+        results = {AFTER_TRAINING: _call(module, {**state}, probe.later.clone())}
+        if sgd:
+            stepped = {name: state[name] - LEARNING_RATE * g for name, g in gradient_of.items()}
+            results[AFTER_SGD] = _call(module, {**state, **stepped}, probe.later.clone())
         if isinstance(module, Block):
             buffers = {name for name, _ in module.named_buffers()}
             statistics = {name: tensor for name, tensor in state.items() if name in buffers}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +50,7 @@ class Proof:
         weights: "given", or "all" if it holds for all weights under the correspondence.
         primes: number of primes that the residues were taken modulo.
         reason: what stood in the way, if anything.
+        too_large: whether that is the size of what was evaluated: no number of primes makes it sure.
     """
 
     holds: bool | None
@@ -59,6 +61,7 @@ class Proof:
     weights: Weights
     primes: int
     reason: str | None = None
+    too_large: bool = False
 
     def __bool__(self) -> bool:
         return self.holds is True
@@ -148,6 +151,7 @@ def prove_shapes(
     gradients: bool,
     seed: int,
     memory: Memory | None = None,
+    sgd: bool = True,
 ) -> Proof:
     """`prove` at several shapes, in one run with one probability of error."""
     memory = memory or Memory()
@@ -158,11 +162,13 @@ def prove_shapes(
     while True:
         make = functools.partial(Field, seed + salt, primes, dtype)
         field = memory.recall(("field", seed, salt, primes, dtype), make)
-        run = _Run(field, tuple(shapes), mode, weights, gradients, memory)
+        run = _Run(field, tuple(shapes), mode, weights, gradients, memory, sgd)
         try:
             # The left one alone tells how many primes are needed.
-            if primes < (wanted := min(_MOST_PRIMES, run.primes_needed(left))):
-                primes = wanted
+            if primes < (wanted := run.primes_needed(left)):
+                if wanted > _MOST_PRIMES:
+                    return run.too_large(wanted)
+                primes = int(wanted)
                 continue
             proof = run.proof(left, right)
         except RedrawPrimes:
@@ -171,8 +177,7 @@ def prove_shapes(
         if not proof.holds or proof.log2_error < TARGET:
             return proof
         if primes >= _MOST_PRIMES:
-            reason = f"the probability of error is only below 2^{proof.log2_bound}"
-            return dataclasses.replace(proof, holds=None, reason=reason)
+            return run.too_large(primes + 1)
         primes += 1
 
 
@@ -192,24 +197,34 @@ class _Run:
     weights: Weights
     gradients: bool
     memory: Memory
+    sgd: bool
 
     def results(self, module: nn.Module, side: str) -> dict[tuple[Shape, str], Tensor]:
         """All experiments of one module at all shapes, evaluated once."""
         located = located_in(module, self.shapes[0], self.memory) if self.weights == "all" else None
         return self.memory.recall(
-            ("field results", self.shapes, self.mode, self.weights, self.gradients),
-            lambda: evaluate(self.field, module, side, self.shapes, self.mode, located, gradients=self.gradients),
+            ("field results", self.shapes, self.mode, self.weights, self.gradients, self.sgd),
+            lambda: evaluate(
+                self.field, module, side, self.shapes, self.mode, located, gradients=self.gradients, sgd=self.sgd
+            ),
             self.field,
             module,
         )
 
-    def primes_needed(self, left: nn.Module) -> int:
+    def primes_needed(self, left: nn.Module) -> float:
         """How many primes make the probability of error small enough, as far as one module shows."""
         try:
-            self.results(left, "left")
+            results = self.results(left, "left")
         except UnfollowedModule:
             return 0
-        return self.field.primes_needed(TARGET)
+        return self.field.primes_needed(TARGET, *(t for t in results.values() if isinstance(t, FieldTensor)))
+
+    def too_large(self, primes: float) -> Proof:
+        """Nothing proved, because so many primes would be needed."""
+        reason = f"its expressions are so large that {primes:.0f} primes would be needed, more than {_MOST_PRIMES}"
+        if math.isinf(primes):
+            reason = "its expressions are so large that no number of primes would do"
+        return Proof(None, {}, 0.0, self.shapes, self.mode, self.weights, self.field.count, reason, too_large=True)
 
     def proof(self, left: nn.Module, right: nn.Module) -> Proof:
         """Whether the two agree in every experiment at every shape."""

@@ -12,15 +12,16 @@ prime. The actual run differs from it only if two applications of one function, 
 expressions, receive arguments equal modulo all K primes. Step and zero identify t with -t and single out 0, so for
 a pair of queries both t - u and t + u, and for a query t itself, must be non-zero polynomials that do not vanish:
 with Q queries at most Q (Q - 1) + Q = Q² polynomials. One more is the difference of two outputs which are unequal:
-if the verdict "equal" is wrong there is one. By the union bound it suffices to bound the probability that one given
+if the verdict "equal" is wrong there is one; outputs, above all gradients, may be far larger than arguments, so
+their bound is kept apart. By the union bound it suffices to bound the probability that one given
 non-zero polynomial f vanishes at the random point modulo all primes. (Several arguments: if the tuples differ, one
 coordinate does, and that one is the polynomial. The residues of a max-pool window's multiset are a sum of fresh
 variables and differ as polynomials when the multisets do, because multiplicities are below p.)
 
-**One polynomial.** The books keep the union of all bounds met: the greatest L1 norm 2^high, a common unit 2^low and a
-common denominator. A difference (or sum) f of two of the polynomials, times 2^-low · denominator, has integer
-coefficients below 2^B, B = high + 1 - low + log2(denominator), not all of them zero. For one prime p drawn from a
-pool of n primes above 2^20:
+**One polynomial.** The books keep the union of all bounds of arguments, and that of all outputs: the greatest L1
+norm 2^high, a common unit 2^low and a common denominator. A difference (or sum) f of two of the polynomials, times
+2^-low · denominator, has integer coefficients below 2^B, B = high + 1 - low + log2(denominator), not all of them
+zero. For one prime p drawn from a pool of n primes above 2^20:
 * p divides a given non-zero coefficient with probability at most (B / 20) / n;
 * otherwise f is non-zero modulo p, of degree at most D, and vanishes at a uniform point with probability at most
   D / p <= D / 2^20 (Schwartz-Zippel; Z/p is a field, and zero divisors of the product of the primes do not matter,
@@ -31,7 +32,9 @@ The point is drawn independently for each prime. Primes are drawn without replac
 non-negative numbers this only lowers the mean (Maclaurin's inequality). So f vanishes modulo all K primes with
 probability at most e^K, e = D / 2^20 + (B / 20) / n + Q² / 2^(COLLISION_BITS + 1), and
 
-    probability of error <= (Q² + 1) · e^K.
+    probability of error <= Q² · e^K + e'^K,
+
+e' being that of the outputs.
 
 Residues of variables are uniform up to 2^-32 (relative), which the gap between 2^20 and the smallest prime,
 2^20 + 7, more than pays for. Modelled, not proved: that the keyed finaliser behaves as a random function, and that
@@ -72,17 +75,28 @@ class Books:
             self._union.absorb(bound)
 
     def log2_error(self, outputs: Iterable[Bound]) -> float:
-        union = self._union
-        for bound in outputs:
-            union = union.union(bound)
-        queries = float(self.queries) ** 2
-        return min(0.0, math.log2(queries + 1) + self._primes * math.log2(self._one(union, queries)))
+        squared = float(self.queries) ** 2
+        terms = self._terms(outputs, squared)
+        return min(0.0, math.log2(sum(many * one**self._primes for many, one in terms)))
 
-    def primes_needed(self, log2_error: float, queries: float) -> int:
-        """How many primes would keep a run of so many queries below that probability, as far as is known by now."""
-        squared = queries**2
-        one = self._one(self._union, squared)
-        return math.ceil((math.log2(squared + 1) - log2_error) / -math.log2(one)) if one < 1.0 else self._primes
+    def primes_needed(self, log2_error: float, queries: float, outputs: Iterable[Bound]) -> float:
+        """How many primes would keep a run of so many queries below that probability; infinite if none would."""
+        needed = 1.0
+        for many, one in self._terms(outputs, queries**2):
+            # Each of both terms may take a half.
+            enough = (math.log2(many) + 1 - log2_error) / -math.log2(one) if one < 1.0 else math.inf
+            needed = max(needed, enough)
+        return needed if math.isinf(needed) else math.ceil(needed)
+
+    def _terms(self, outputs: Iterable[Bound], squared_queries: float) -> tuple[tuple[float, float], ...]:
+        """How many polynomials there are, and how likely one vanishes modulo one prime: arguments, then outputs."""
+        largest = Bound(degree=1)
+        for bound in outputs:
+            largest = largest.union(bound)
+        return (
+            (max(1.0, squared_queries), self._one(self._union, squared_queries)),
+            (1.0, self._one(largest, squared_queries)),
+        )
 
     def _one(self, union: Bound, squared_queries: float) -> float:
         """The probability that one polynomial vanishes modulo one prime."""

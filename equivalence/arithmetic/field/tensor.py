@@ -209,9 +209,9 @@ class Field(Arithmetic):
         """log2 of the probability that unequal outputs of this run were seen as equal; see `probability`."""
         return self.books.log2_error([t.state for t in outputs])
 
-    def primes_needed(self, log2_error: float) -> int:
-        """How many primes would do for this run and another module of the same size."""
-        return self.books.primes_needed(log2_error, 2.0 * self.queries)
+    def primes_needed(self, log2_error: float, *outputs: FieldTensor) -> float:
+        """How many primes would do for this run and another module of the same size; infinite if none would."""
+        return self.books.primes_needed(log2_error, 2.0 * self.queries, [t.state for t in outputs])
 
 
 DEFERRED = math.inf  # the size of raw numbers that are not there
