@@ -215,13 +215,12 @@ def _pair(
 ) -> tuple[tuple[Report, ...], tuple[str, ...]]:
     import dataclasses
 
+    from equivalence import check as verify
     from equivalence.blocks.recognize import example
-    from equivalence.verdict.network import Asked, compare_networks
     from equivalence.weights.transfer import transfer as move
 
     notes = (str(move(left, right)),) if transfer else ()
     size = shape or (1, *example(left).shape[1:])
-    report = compare_networks(left, right, size, names, Asked(mode, seed))
-    if transfer:
-        report = dataclasses.replace(report, weights="transferred")
-    return (report,), notes
+    report = verify(left, right, input_shape=size, mode=mode, seed=seed)
+    weights = "transferred" if transfer else "as given"
+    return (dataclasses.replace(report, left=names[0], right=names[1], weights=weights),), notes

@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from equivalence.arithmetic.errors import UnsupportedOperation
-from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.arithmetic.floating import compare
 from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.rounding import Rounding, RoundingTensor
-from equivalence.verdict.evaluate import UnfollowedModule, evaluate, idle_parameters
+from equivalence.verdict.evaluate import idle_parameters
 from equivalence.verdict.experiments import INPUT_GRADIENT, OUTPUTS, paired
-from equivalence.verdict.lattice import OnIntegers, run_on_integers, side_that_is_off
+from equivalence.verdict.lattice import run_on_integers, side_that_is_off
 from equivalence.verdict.locate.find import located
 from equivalence.verdict.modules import base_dtype
 from equivalence.verdict.preflight import (
@@ -31,7 +30,7 @@ from equivalence.verdict.preflight import (
     other_shape,
     structural_difference,
 )
-from equivalence.verdict.prove import Proof, default_shapes, prove_shapes
+from equivalence.verdict.prove import Proof, correspond_as, default_shapes, prove_shapes
 from equivalence.verdict.verdict import Evidence, Verdict
 from equivalence.verdict.witness import bounded, find_witness
 
@@ -178,7 +177,7 @@ class Ladder:
             self.evidence.append(Evidence("lattice", OUTPUTS, None, f"not applicable: {error}"))
             return None
         differing = [name for name in found.differing() if self.wanted(name)]
-        if differing and not self.corresponding(found):
+        if differing and not correspond_as(found, *self.modules, self.shapes[0], self.seed):
             statement = "not applicable: the weights are related otherwise than by copying"
             self.evidence.append(Evidence("lattice", OUTPUTS, None, statement))
             return None
@@ -198,18 +197,6 @@ class Ladder:
             holds = None if found.vacuous else True
             self.evidence.append(Evidence("lattice", name, holds, statement))
         return contradiction
-
-    def corresponding(self, found: OnIntegers) -> bool:
-        """Whether the modules are proved equal with the integers as weights."""
-        field, shape = Field(self.seed, 9, base_dtype(*self.modules)), self.shapes[0]
-        try:
-            left, right = (
-                evaluate(field, module, side, [shape], "eval", state=given.weights)[shape, OUTPUTS]
-                for side, module, given in zip(("left", "right"), self.modules, found.given, strict=True)
-            )
-        except UnfollowedModule:
-            return False
-        return isinstance(left, FieldTensor) and isinstance(right, FieldTensor) and FieldTensor.equal(left, right)
 
     def rounding(self) -> str | None:
         """How much of what rounding allows was seen; returns a contradiction, if there is one."""

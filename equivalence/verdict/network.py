@@ -26,7 +26,7 @@ from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype, device_of
 from equivalence.verdict.photograph import photograph
 from equivalence.verdict.preflight import structural_difference
-from equivalence.verdict.prove import prove_shapes
+from equivalence.verdict.prove import correspond_as, prove_shapes
 from equivalence.verdict.verdict import Evidence, Report, Verdict
 from equivalence.verdict.witness import find_witness
 from equivalence.weights.convert import rewrite
@@ -172,6 +172,8 @@ def compare_networks(
     if evidence[1].holds is False:
         statement = evidence[1].statement
         return report(Verdict.DIFFERENT, f"{statement}, although the expressions are equal: a kernel is wrong")
+    if not torch.equal(*(output.isfinite() for output in outputs)):
+        return report(Verdict.UNDECIDED, f"equal as expressions, but only one side is finite on {picture}")
     if asked.silent:
         return report(Verdict.UNDECIDED, "vacuous: blocks with a last gamma of zero contribute nothing")
     return report(Verdict.EQUIVALENT, f"{proof}{left_out}")
@@ -201,6 +203,8 @@ def _unproved(
 def _integers(left: nn.Module, right: nn.Module, shape: Shape, asked: Asked) -> Evidence:
     try:
         found = run_on_integers(left, right, shape, base_dtype(left, right), asked.seed, Memory(), asked.moved)
+        if found.differing() and not correspond_as(found, left, right, shape, asked.seed):
+            return Evidence("lattice", OUTPUTS, None, "not applicable: equal only with the weights as given")
     except (NotApplicable, UnsupportedOperation) as error:
         return Evidence("lattice", OUTPUTS, None, f"not applicable: {error}")
     if OUTPUTS in found.differing():

@@ -20,9 +20,9 @@ from equivalence.arithmetic.field import Field, FieldTensor
 from equivalence.blocks.forms import Block
 from equivalence.blocks.recognize import RecognizedBlock
 from equivalence.verdict.evaluate import PRIMES, UnfollowedModule, Weights, evaluate, recognised
-from equivalence.verdict.experiments import comparable, correspond, paired
+from equivalence.verdict.experiments import OUTPUTS, comparable, correspond, paired
 from equivalence.verdict.memory import Memory
-from equivalence.verdict.modules import Shape, widest_dtype
+from equivalence.verdict.modules import Shape, base_dtype, widest_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from equivalence.arithmetic.floating import Mode
+    from equivalence.verdict.lattice import OnIntegers
     from equivalence.weights.sides import Side
 
 TARGET = -64.0
@@ -252,6 +253,20 @@ class _Run:
             primes=self.field.count,
             reason=reason,
         )
+
+
+def correspond_as(found: OnIntegers, left: nn.Module, right: nn.Module, shape: Shape, seed: int) -> bool:
+    """Whether two modules are proved equal with the integers as weights: otherwise unequal results say nothing."""
+    field = Field(seed, PRIMES["eval"], base_dtype(left, right))
+    sides = zip(("left", "right"), (left, right), found.given, strict=True)
+    try:
+        one, other = (
+            evaluate(field, module, side, [shape], "eval", state=given.weights, gradients=False)[shape, OUTPUTS]
+            for side, module, given in sides
+        )
+    except UnfollowedModule:
+        return False
+    return _agree(one, other) and isinstance(one, FieldTensor)
 
 
 def _agree(left: Tensor | None, right: Tensor | None) -> bool:
