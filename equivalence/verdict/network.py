@@ -104,7 +104,12 @@ def check_network(
         for form in FORMS:
             if any(_own_form(block) != form for block in found.blocks):
                 progress(f"whole network, {form}")
-                converted, _ = rewrite(model, found, form)
+                converted, record = rewrite(model, found, form)
+                own = {block.path for block in found.blocks if _own_form(block) != form}
+                left = [
+                    f"the whole network keeps {path} as it is: {why}" for path, why in record.skipped if path in own
+                ]
+                notes += [note for note in left if note not in notes]
                 names = (type(model).__name__, f"{type(model).__name__} {form}")
                 results.append(compare_networks(model, converted, shape, names, mode, seed, silent=bool(silent)))
     return Examined(tuple(results), tuple(notes))
