@@ -20,6 +20,8 @@ from equivalence import cli_networks, cli_oracle, cli_report
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
@@ -82,12 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _mistake("not enough memory for this size and batch; ask for less")
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
+        status = INTERRUPTED
     except BrokenPipeError:
         # The reader left; what remains in the buffer has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if status == INTERRUPTED:
+        print("interrupted", file=sys.stderr)
     return int(status or 0)
 
 

@@ -248,6 +248,10 @@ def example(module: nn.Module, input_shape: Sequence[int] | None = None) -> Tens
     Raises:
         RecognitionError: if none is found.
     """
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise RecognitionError(f"it is a {type(module).__name__} around the network; give its .module")
+    if isinstance(module, torch.jit.ScriptModule):
+        raise RecognitionError("it is a TorchScript program; give the module that it was made from")
     tensors = [*module.parameters(), *module.buffers()]
     like = next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
     if input_shape is not None:

@@ -1,8 +1,8 @@
 """Networks: every block in its three forms, then the whole against its converted selves.
 
 Guarantee: every block is certified by itself (see `certificate`). A whole network is called
-equivalent only if the field proves it, at the size that is named; floats and
-integers are evidence beside that. A gamma of zero that silences a block is said, never passed over.
+equivalent only if the field proves it, at the size that is named; floats and integers are evidence
+beside that. A gamma of zero that silences a block is said, never passed over.
 """
 
 from __future__ import annotations
@@ -105,7 +105,11 @@ def check_network(
             if any(own_form(block) != form for block in found.blocks):
                 progress(f"whole network, {form}")
                 converted, record = rewrite(model, found, form)
-                notes += [f"not {form}: {path or 'the module'}, {reason}" for path, reason in record.skipped]
+                own = {block.path for block in found.blocks if own_form(block) != form}
+                left = [
+                    f"the whole network keeps {path} as it is: {why}" for path, why in record.skipped if path in own
+                ]
+                notes += [note for note in left if note not in notes]
                 names = (type(model).__name__, f"{type(model).__name__} {form}")
                 asked = Asked(mode, seed, gradients, bool(silent), record.moved)
                 results.append(compare_networks(model, converted, shape, names, asked))

@@ -20,8 +20,8 @@ from equivalence.blocks.part import Part
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognize import Found, RecognizedBlock, find_blocks
 from equivalence.weights.correspondence import CorrespondenceError, column_of
-from equivalence.weights.optimizer import moved_numbers
-from equivalence.weights.sides import Located, Side, across, owned, side_of, tensors_of
+from equivalence.weights.renewal import hooked_inside, renewed, take_over
+from equivalence.weights.sides import Located, Side, across, side_of, tensors_of
 from equivalence.weights.transfer import TransferError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from equivalence.blocks.place import Place
     from equivalence.blocks.spec import BlockSpec
+
+_LOST = "hooks of {} would be lost; remove them, and register them again on the result"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,33 +155,67 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
         raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}")
     holder = nn.Module()
     holder.add_module("it", copy.deepcopy(module))
+    for parameter in holder.parameters():
+        parameter.grad = None
     blocks = {_path(block, module): block for block in found.blocks}
     given = dict(tensors_of(module))
+    converted, skipped = [], list(record.skipped)
     for rewritten in record.converted:
         path = rewritten.source.path
+        try:
+            tensors = renewed(given, rewritten.source, rewritten.target, module)
+        except CorrespondenceError as error:
+            skipped.append((path, str(error)))
+            continue
         for place, part in _parts(blocks[path], path, form):
             _replace(holder, place, part)
-        _fill(holder.get_submodule("it"), given, rewritten.source, rewritten.target, module)
-    return holder.get_submodule("it"), record
+        for tensor in tensors:
+            tensor.put(holder.get_submodule("it"))
+        converted.append(rewritten)
+    return holder.get_submodule("it"), ConversionRecord(form, tuple(converted), tuple(skipped))
 
 
 def planned(module: nn.Module, found: Found, form: str) -> ConversionRecord:
     """What `rewrite` does, without doing it."""
     converted: list[Rewritten] = []
     skipped = [(refusal.place, refusal.reason) for refusal in found.refused]
+    aliases = _aliases(module)
     for block in found.blocks:
         path = _path(block, module)
         target = _column(block, path, form)
-        if is_in(block, form):
-            skipped.append((path, f"it is {form} already"))
-        elif not target:
-            skipped.append((path, "its steps are no submodules that could be replaced, and more is around them"))
+        # Where the shortcut stays as it is, its tensors stay where they are.
+        source = {row: place.inside(path) for row, place in block.places.items() if row in target}
+        located = Located(path, block.spec, source, block.plain, block.reduce_stride)
+        if reason := _obstacle(module, block, located, form, aliases):
+            skipped.append((path, reason))
         else:
-            # Where the shortcut stays as it is, its tensors stay where they are.
-            source = {row: place.inside(path) for row, place in block.places.items() if row in target}
-            located = Located(path, block.spec, source, block.plain, block.reduce_stride)
             converted.append(Rewritten(located, dataclasses.replace(located, column=target)))
     return ConversionRecord(form, tuple(converted), tuple(skipped))
+
+
+def _obstacle(
+    module: nn.Module, block: RecognizedBlock, located: Located, form: str, aliases: Mapping[str, str]
+) -> str | None:
+    """Why a block is left as it is, if it is."""
+    if is_in(block, form):
+        return f"it is {form} already"
+    if not located.column:
+        return "its steps are no submodules that could be replaced, and more is around them"
+    if tied := next((name for name in located.names if name in aliases), None):
+        return f"{tied} is {aliases[tied]} too, which would be tied to it no more"
+    for path in [_joined(located.path, unit.path) for unit in block.units] or [located.path]:
+        if hooked := hooked_inside(module.get_submodule(path)):
+            return _LOST.format(_joined(path, hooked))
+    return None
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Another name of every tensor that has several."""
+    names: dict[int, list[str]] = {}
+    for held in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
+        for name, tensor in held:
+            names.setdefault(id(tensor), []).append(name)
+    return {name: next(n for n in same if n != name) for same in names.values() if len(same) > 1 for name in same}
 
 
 def _path(block: RecognizedBlock, module: nn.Module) -> str:
@@ -221,16 +257,10 @@ def kept(spec: BlockSpec, form: str) -> dict[str, Place]:
 
 
 def _replace(holder: nn.Module, path: str, part: nn.Module) -> None:
-    """Put a part where a submodule was; its hooks, its mode and its plain attributes go on."""
+    """Put a part where a submodule was."""
     parent, _, name = _joined("it", path).rpartition(".")
     owner = holder.get_submodule(parent)
-    old = owner.get_submodule(name)
-    for attribute, value in vars(old).items():
-        if "hooks" in attribute:
-            setattr(part, attribute, value)
-        elif not attribute.startswith("_") and attribute not in vars(part):
-            setattr(part, attribute, value)  # code around it may ask for a stride or a width
-    part.train(old.training)
+    take_over(part, owner.get_submodule(name))
     setattr(owner, name, part)
 
 
@@ -238,44 +268,19 @@ def _joined(path: str, name: str) -> str:
     return f"{path}.{name}" if path and name else path or name
 
 
-def _fill(target: nn.Module, old: Mapping[str, Tensor], left: Located, right: Located, source: nn.Module) -> None:
-    """Give the new tensors their scalars, and their flags; counters that were not kept start at zero."""
-    own = {name: old[name] for name in left.names if name in old}
-    parameters = dict(source.named_parameters(remove_duplicate=False))
-    buffers = dict(source.named_buffers(remove_duplicate=False))
-
-    def flags(what: str, of: Mapping[str, bool]) -> dict[str, float]:
-        return moved_numbers(what, of, own, lambda spread: across(spread, left, right))
-
-    try:
-        with torch.no_grad():
-            tensors = across(own, left, right)
-            trained = flags("requires_grad", {n: parameters[n].requires_grad for n in own if n in parameters})
-            modes = flags("training mode", {n: _owner(source, n).training for n in own if n in buffers})
-    except CorrespondenceError as error:
-        raise TransferError(str(error)) from None
-    for name, tensor in tensors.items():
-        owner, leaf = _owner(target, name), name.rpartition(".")[2]
-        if leaf in owner._parameters:
-            owner._parameters[leaf] = nn.Parameter(owned(tensor), requires_grad=bool(trained[name]))
-        else:
-            owner._buffers[leaf] = owned(tensor)
-            owner.training = bool(modes[name])  # a norm may have been frozen by itself
-    for name in right.counters_beyond(left):
-        _owner(target, name)._buffers[name.rpartition(".")[2]] = torch.zeros((), dtype=torch.long)
-
-
 def _as_form(side: Side, form: str) -> Block:
     """One block as one of the three forms."""
     block = side.blocks[0]
+    if hooked := hooked_inside(side.module):
+        raise TransferError(_LOST.format(hooked))
     with torch.device("meta"):
         converted = FORMS[form](block.spec)
-    converted.train(side.module.training)
+    take_over(converted, side.module)
     target = Located("", block.spec, kept(block.spec, form))
-    _fill(converted, dict(tensors_of(side.module)), block, target, side.module)
+    try:
+        tensors = renewed(dict(tensors_of(side.module)), block, target, side.module)
+    except CorrespondenceError as error:
+        raise TransferError(str(error)) from None
+    for tensor in tensors:
+        tensor.put(converted)
     return converted
-
-
-def _owner(module: nn.Module, name: str) -> nn.Module:
-    """The submodule that a tensor belongs to."""
-    return module.get_submodule(name.rpartition(".")[0])

@@ -100,7 +100,7 @@ class Row:
 
     def _agreed(self, copies: Tensor) -> Tensor:
         """The one value of all copies along the first axis."""
-        if not torch.equal(copies, copies[:1].expand_as(copies)):
+        if not copies.is_meta and not torch.equal(copies, copies[:1].expand_as(copies)):
             raise CorrespondenceError(f"{self.name} is one number, but the branches hold {copies.tolist()}")
         return copies[0]
 

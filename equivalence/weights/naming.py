@@ -74,7 +74,9 @@ def _prefix(names: Iterable[str], plan: Plan, source: Path) -> str:
     first = next(iter(plan.given))
     found = [name.removesuffix(first) for name in names if holds([name], plan)]
     if not found:
-        raise CheckpointError(f"{source} lacks {first}; it is no checkpoint of this network in the form it should have")
+        raise CheckpointError(
+            f"{source} lacks {first}; it is of another network, or another form of it: see --model, --to, --back"
+        )
     return min(found, key=len)
 
 
@@ -92,13 +94,17 @@ def _fits(tensors: Kinds, prefix: str, plan: Plan, source: Path) -> None:
     for name, needed in plan.given.items():
         shape, dtype = tensors[prefix + name]
         if shape != needed:
-            raise CheckpointError(f"{source}: {prefix + name} has shape {shape}, but needs {needed}")
+            raise CheckpointError(
+                f"{source}: {prefix + name} has shape {shape}, but needs {needed}: give the network it is of"
+            )
         if shape and not dtype.is_floating_point and name in weights:
-            raise CheckpointError(f"{source}: {prefix + name} has {dtype}, but needs a floating-point dtype")
+            raise CheckpointError(
+                f"{source}: {prefix + name} has {dtype}, but needs a floating-point dtype: get it again"
+            )
 
 
 def _hint(tensors: Iterable[str], prefix: str, plan: Plan) -> str:
     """What may be the matter, where the file is one of the network in its other form."""
     if all(prefix + name in tensors for name in plan.wanted):
         return "; it has the form that it should get" + ("" if plan.back else ": give --back to convert it back")
-    return ""
+    return "; give the network that it is of"

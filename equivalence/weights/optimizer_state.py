@@ -7,6 +7,7 @@ as the tensor does. Anything else is refused, for resuming from it would train o
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,7 +100,7 @@ def _moved(entries: Remembered, group: Group, source: Path) -> Remembered:
             known = dict(zip(entries, values, strict=True))
             new: list[Any] = [tensor.clone() for _, tensor in group.moved(known.__getitem__)]
         elif all(value == values[0] for value in values):
-            new = [values[0]] * len(group.new)
+            new = [copy.deepcopy(values[0]) for _ in group.new]  # each counts its own steps
         else:
             raise _uncertain(source, f"{key} of {group.old[0]} and what it becomes one with differ")
         for entry, value in zip(moved.values(), new, strict=True):

@@ -76,7 +76,9 @@ class Reader:
     def _read_header(self, file: BinaryIO, size: int) -> None:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise CheckpointError(f"{self.path} is truncated or no safetensors file: its header is not all there")
+            raise CheckpointError(
+                f"{self.path} is truncated or no safetensors file: its header is not all there; get it again"
+            )
         self.offset = 8 + length
         try:
             header = json.loads(file.read(length))
@@ -90,21 +92,26 @@ class Reader:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = type(error).__name__
-            raise CheckpointError(f"{self.path} is damaged: its header cannot be read ({what})") from None
+            raise CheckpointError(f"{self.path} is damaged: its header cannot be read ({what}); get it again") from None
 
     def _check(self, size: int) -> None:
         at = 0
         for name, entry in sorted(self.entries.items(), key=lambda item: (item[1].start, item[1].stop)):
             numbers = (*entry.shape, entry.start, entry.stop)
             if entry.dtype not in DTYPES:
-                raise CheckpointError(f"{self.path}: {name} has dtype {entry.dtype!r}, which is not known here")
+                raise CheckpointError(
+                    f"{self.path}: {name} has dtype {entry.dtype!r}, which is not known here; cast it"
+                )
             if any(type(n) is not int or n < 0 for n in numbers) or entry.stop - entry.start != entry.size:
-                raise CheckpointError(f"{self.path} is damaged: {name} has {entry.shape} but other bytes than that")
+                raise CheckpointError(f"{self.path} is damaged: {name} has {entry.shape} but other bytes; get it again")
             if entry.start != at:
-                raise CheckpointError(f"{self.path} is damaged: {name} does not follow the tensor before it")
+                raise CheckpointError(
+                    f"{self.path} is damaged: {name} does not follow the tensor before it; get it again"
+                )
             at = entry.stop
         if at != size:
-            raise CheckpointError(f"{self.path} is truncated or damaged: {size} bytes of tensors where {at} should be")
+            needed = f"{size} bytes of tensors where {at} should be"
+            raise CheckpointError(f"{self.path} is truncated or damaged: {needed}; get it again")
 
     def tensor(self, file: BinaryIO, name: str) -> Tensor:
         """One tensor, in memory of its own."""
@@ -112,7 +119,7 @@ class Reader:
         tensor = fresh(entry.shape, DTYPES[entry.dtype])
         file.seek(self.offset + entry.start)
         if file.readinto(_bytes(tensor)) != entry.size:  # type: ignore[attr-defined]  # of a buffered reader
-            raise CheckpointError(f"{self.path} is truncated in {name}")
+            raise CheckpointError(f"{self.path} is truncated in {name}; get it again")
         return tensor
 
     def chunks(self, file: BinaryIO, name: str) -> Iterator[memoryview]:
@@ -124,7 +131,7 @@ class Reader:
         while left:
             count = file.readinto(buffer[:left])  # type: ignore[attr-defined]  # of a buffered reader
             if not count:
-                raise CheckpointError(f"{self.path} is truncated in {name}")
+                raise CheckpointError(f"{self.path} is truncated in {name}; get it again")
             left -= count
             yield buffer[:count]
 

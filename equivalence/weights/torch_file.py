@@ -42,8 +42,10 @@ def convert_torch(source: Path, file: BinaryIO, plan: Plan) -> None:
     result = _converted(loaded, plan, source, states)
     if not states:
         first = next(iter(plan.given))
-        raise CheckpointError(f"{source} holds no state dict of this network: {first} is in none")
-    if result is not loaded and loaded not in states and isinstance(result, dict):
+        raise CheckpointError(
+            f"{source} holds no state dict of this network: {first} is in none; give the network it is of"
+        )
+    if isinstance(result, dict) and all(state is not loaded for state in states):
         result["equivalence"] = plan.metadata()
     torch.save(result, file)
 
@@ -82,6 +84,9 @@ def _loaded(source: Path) -> Any:
     try:
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as archive:
+                packed = [part.filename for part in archive.infolist() if part.compress_type != zipfile.ZIP_STORED]
+                if packed:  # which may hold any number of bytes
+                    raise CheckpointError(f"{source} has compressed parts ({packed[0]}); save it with torch.save")
                 if damaged := archive.testzip():
                     raise CheckpointError(f"{source} is damaged: the checksum of {damaged} is wrong; get it again")
         with warnings.catch_warnings():

@@ -29,13 +29,18 @@ class Value(NamedTuple):
     state: Any
     version: int
 
+    def identical(self, other: Value) -> bool:
+        """Whether both are one tensor, not written to since."""
+        unwritten = self.state.version == self.version and other.state.version == other.version
+        return unwritten and self.parts is other.parts
+
     def same(self, other: Value, books: Books) -> bool:
         """Whether both are the same expression; a comparison of residues enters the probability of error."""
+        if self.identical(other):
+            return True
         if self.state.version != self.version or other.state.version != other.version:
             return False
         a, b = self.parts, other.parts
-        if a is b:
-            return True
         if a.shape != b.shape:
             return False
         books.query(a[0].numel(), (self.state, other.state))
@@ -93,8 +98,10 @@ def of_sum(a: Any, b: Any) -> Origin | None:
         return Origin(root_of(b), divisors_of(b))
     if second is not None and second.zero:
         return Origin(root_of(a), divisors_of(a))
-    others = divisors_of(b)
-    common = tuple(v for v in divisors_of(a) if any(v.same(w, a.arithmetic.books) for w in others))
+    others, books = divisors_of(b), a.arithmetic.books
+    # Of a plain term nothing is known but itself: whether a weight equals its gradient is not worth a query.
+    plain = first is None or second is None
+    common = tuple(v for v in divisors_of(a) if any(v.identical(w) if plain else v.same(w, books) for w in others))
     return Origin(None, common) if common else None
 
 

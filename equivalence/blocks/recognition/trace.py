@@ -13,6 +13,8 @@ import dataclasses
 import functools
 import itertools
 import random
+import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,7 +156,7 @@ def trace(module: nn.Module, x: Tensor, *, training: bool) -> Trace:
     buffers = {name: _lent(tensor) for name, tensor in module.named_buffers()}
     leaves = {**dict(module.named_parameters()), **buffers}
     recorder = _Recorder(leaves, module)
-    with _left_alone(module, training), torch.no_grad(), recorder.listening():
+    with _left_alone(module, training), torch.no_grad(), _uncompiled(), recorder.listening():
         recorder.trace.input = recorder.value(x)
         with recorder:
             output = functional_call(module, buffers, (x,))
@@ -187,6 +189,17 @@ def _left_alone(module: nn.Module, training: bool) -> Iterator[None]:
         np.random.set_state(of_numpy)
         for part, was in modes:
             part.training = was
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What was compiled runs as it was written; where the compiler was never loaded nothing was."""
+    if "torch._dynamo" not in sys.modules:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*when there are global hooks")  # such as the ones that listen
+        yield
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class hook is untyped
