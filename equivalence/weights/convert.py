@@ -113,9 +113,15 @@ def convert(module: nn.Module | RecognizedBlock, form: str, input_shape: Sequenc
     except RecognitionError as error:
         raise TransferError(f"module is a {type(module).__name__} with no block that is recognised: {error}") from None
     whole = module.module if isinstance(module, RecognizedBlock) else module
-    if len(found.blocks) == 1 and found.blocks[0].plain and found.blocks[0].module is whole:
-        return _as_form(side_of(found.blocks[0]), form)
+    if block := only_block(whole, found):
+        return _as_form(side_of(block), form)
     return rewrite(whole, found, form)[0]
+
+
+def only_block(module: nn.Module, found: Found) -> RecognizedBlock | None:
+    """The block that a module is, if it is that and nothing else."""
+    first = found.blocks[0] if len(found.blocks) == 1 else None
+    return first if first is not None and first.plain and first.module is module else None
 
 
 def convert_network(

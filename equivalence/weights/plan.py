@@ -16,10 +16,10 @@ import equivalence
 from equivalence.blocks.forms import FORMS
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognize import find_blocks
-from equivalence.weights.convert import planned, rewrite
+from equivalence.weights.convert import Rewritten, convert, only_block, planned
 from equivalence.weights.correspondence import ROWS, CorrespondenceError, column_of
 from equivalence.weights.safetensors_file import fresh
-from equivalence.weights.sides import tensors_of
+from equivalence.weights.sides import side_of, tensors_of
 from equivalence.weights.transfer import TransferError
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from equivalence.blocks.recognize import Found
+    from equivalence.blocks.recognize import RecognizedBlock
     from equivalence.blocks.spec import BlockSpec
-    from equivalence.weights.convert import ConversionRecord, Rewritten
+    from equivalence.weights.convert import ConversionRecord
     from equivalence.weights.correspondence import Column, Row
 
 Shapes = dict[str, tuple[int, ...]]
@@ -163,6 +163,8 @@ def plan_of(model: nn.Module, form: str, *, back: bool = False) -> Plan:
     if not record.converted:
         why = "{}: {}".format(*record.skipped[0]).removeprefix(": ") if record.skipped else found.refusal()
         raise TransferError(f"nothing to convert: {why}")
+    if whole := only_block(model, found):
+        record = dataclasses.replace(record, converted=(_as_form(whole, form),))
     saved = model.state_dict().keys()
     own: Shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of(model) if name in saved}
     moved = {name for block in record.converted for name in block.source.names}
@@ -170,7 +172,14 @@ def plan_of(model: nn.Module, form: str, *, back: bool = False) -> Plan:
     for block in record.converted:
         other |= _shapes_of(block, form, own)
     given, wanted = (other, own) if back else (own, other)
-    return Plan(record, given, wanted, back, functools.partial(_orders, model, found, form, back))
+    return Plan(record, given, wanted, back, functools.partial(_orders, model, form, back))
+
+
+def _as_form(block: RecognizedBlock, form: str) -> Rewritten:
+    """What is nothing but a block becomes one of the three forms."""
+    source, held = side_of(block).blocks[0], _shapes(form, block.spec)
+    column = {row: p for row, p in column_of(form).items() if p.names(block.spec.cardinality)[0] in held}
+    return Rewritten(source, dataclasses.replace(source, column=column))
 
 
 def _shapes_of(block: Rewritten, form: str, own: Shapes) -> Shapes:
@@ -191,6 +200,6 @@ def _shapes(form: str, spec: BlockSpec) -> Shapes:
         return {name: tuple(tensor.shape) for name, tensor in tensors_of(FORMS[form](spec))}
 
 
-def _orders(model: nn.Module, found: Found, form: str, back: bool) -> tuple[list[str], list[str]]:
-    own, other = ([name for name, _ in m.named_parameters()] for m in (model, rewrite(model, found, form)[0]))
+def _orders(model: nn.Module, form: str, back: bool) -> tuple[list[str], list[str]]:
+    own, other = ([name for name, _ in m.named_parameters()] for m in (model, convert(model, form)))
     return (other, own) if back else (own, other)

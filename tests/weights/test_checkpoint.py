@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import tests.styles as styles
-from equivalence import BlockSpec, convert
+from equivalence import BlockSpec, Grouped, convert
 from equivalence.weights.checkpoint import convert_checkpoint
 from equivalence.weights.plan import plan_of
 from equivalence.weights.safetensors_file import CheckpointError, Reader
+from tests.strategies import randomised
 
 SPEC = BlockSpec(in_channels=4, cardinality=3, width=2, out_channels=6)
 GROUP_NORMED = BlockSpec(in_channels=6, cardinality=2, width=4, norm="group", norm_groups=2, output_norm_groups=3)
@@ -139,3 +140,14 @@ def test_a_truncated_or_flipped_file_is_refused_or_read_whole(model, plans, suff
     assert "\n" not in said
     assert target.exists() == (not said)
     assert len(list(folder.iterdir())) == 1 + target.exists()
+
+
+def test_the_checkpoint_of_a_block_becomes_that_of_the_converted_block(tmp_path):
+    block = randomised(Grouped(BlockSpec(in_channels=4, cardinality=2, width=3)), 0)
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_file(block.state_dict(), source)
+    convert_checkpoint(source, target, plan_of(block, "per-branch"))
+    expected = convert(block, "per-branch").state_dict()
+    moved = load_file(target)
+    assert moved.keys() == expected.keys()
+    assert all(torch.equal(moved[name], tensor) for name, tensor in expected.items())
