@@ -110,6 +110,8 @@ def check_network(
                     f"the whole network keeps {path} as it is: {why}" for path, why in record.skipped if path in own
                 ]
                 notes += [note for note in left if note not in notes]
+                if not record.converted:
+                    continue  # a copy of itself: nothing would be compared
                 names = (type(model).__name__, f"{type(model).__name__} {form}")
                 asked = Asked(mode, seed, gradients, bool(silent), record.moved)
                 results.append(compare_networks(model, converted, shape, names, asked))
