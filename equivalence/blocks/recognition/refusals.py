@@ -81,7 +81,7 @@ def _best(finder: Finder, node: Node) -> RecognitionError | None:
 def _block_of(finder: Finder, node: Node) -> str:
     """The smallest submodule around the convolution that holds another one too."""
     convolutions = [n.index for n in finder.trace.nodes if is_convolution(n)]
-    for call in reversed(finder.trace.calls):  # inner ones start later, or are entered later
+    for call in sorted(finder.trace.calls, key=lambda call: -call.first):
         inside = [i for i in convolutions if call.first <= i < call.last]
         if node.index in inside and len(inside) > 1:
             return call.path
