@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable  # noqa: TC003  # typer reads annotations
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -428,36 +428,54 @@ def bench_certificate() -> None:
 
 
 def bench_checkpoint() -> None:
-    """A safetensors file of 330 MB converted, against a copy of it (at most 3)."""
-    spec = BlockSpec(in_channels=2048, cardinality=32, width=32)
-
-    def network() -> torch.nn.Sequential:
-        return torch.nn.Sequential(*(FORMS["grouped"](spec) for _ in range(18))).eval()
-
+    """A safetensors file of 330 MB converted, against a copy of it (at most 3); memory over torch (at most 64 MB)."""
+    build = (
+        "import torch; from equivalence import BlockSpec, Grouped\n"
+        "spec = BlockSpec(in_channels=2048, cardinality=32, width=32)\n"
+        "def network(): return torch.nn.Sequential(*(Grouped(spec) for _ in range(18))).eval()\n"
+    )
+    held: dict[str, Any] = {}
+    exec(build, held)
+    table = Table("conversion", "file (MB)", "s", "copy (s)", "ratio", "copy until on disk (s)", "ratio", "memory (MB)")
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder, "a.safetensors"), Path(folder, "b.safetensors")
-        save_file(network().state_dict(), source)
+        paths = [Path(folder, f"{name}.safetensors") for name in "abc"]
+        Path(folder, "net.py").write_text(build)
+        save_file(held["network"]().state_dict(), paths[0])
         with torch.device("meta"):
-            empty = network()
-        plan = plan_of(empty, "per-branch")
-
-        def copy_to_disk() -> None:
-            shutil.copy(source, target)
-            with target.open("rb+") as file:
-                os.fsync(file.fileno())
-
-        convert, copied, on_disk = seconds(
-            lambda: convert_checkpoint(source, target, plan),
-            lambda: shutil.copy(source, target),
-            copy_to_disk,
-            repeat=3,
-        )
-        # A conversion waits until the disk has the file, which a plain copy does not.
-        table = Table("file (MB)", "convert (s)", "copy (s)", "ratio", "copy until on disk (s)", "ratio")
-        size = f"{source.stat().st_size / 1e6:.0f}"
-        figures = [f"{convert:.2f}", f"{copied:.2f}", f"{convert / copied:.1f}", f"{on_disk:.2f}"]
-        table.add_row(size, *figures, f"{convert / on_disk:.1f}")
+            empty = held["network"]()
+        loaded = peak_megabytes("import torch")
+        for source, target, back in ((paths[0], paths[1], False), (paths[1], paths[2], True)):
+            plan = plan_of(empty, "per-branch", back=back)
+            convert_checkpoint(source, target, plan)
+            # A conversion waits until the disk has the file, which a plain copy does not.
+            taken, copied, on_disk = seconds(
+                lambda source=source, target=target, plan=plan: convert_checkpoint(source, target, plan),
+                lambda source=source: shutil.copy(source, Path(folder, "copy")),
+                lambda source=source: copy_to_disk(source, Path(folder, "copy")),
+                repeat=5,
+            )
+            arguments = [
+                "convert",
+                str(source),
+                str(target),
+                "--model",
+                f"{folder}/net.py:network",
+                "--to",
+                "per-branch",
+            ]
+            used = peak_megabytes(f"from equivalence.cli import main; main({arguments + ['--back'] * back})") - loaded
+            figures = [f"{taken:.2f}", f"{copied:.2f}", f"{taken / copied:.1f}", f"{on_disk:.2f}"]
+            what = "back to grouped" if back else "grouped → per-branch"
+            size = f"{source.stat().st_size / 1e6:.0f}"
+            table.add_row(what, size, *figures, f"{taken / on_disk:.1f}", f"{used:.0f}")
     console.print(table)
+
+
+def copy_to_disk(source: Path, target: Path) -> None:
+    """Copy a file and wait until the disk has it."""
+    shutil.copy(source, target)
+    with target.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 BENCHMARKS = {name.removeprefix("bench_"): run for name, run in globals().copy().items() if name.startswith("bench_")}

@@ -210,11 +210,11 @@ class NestedSequentials(nn.Module):
         body = nn.Sequential(inner, Elementwise(spec.activation))
         self.branch = nn.Sequential(body, e, norm(spec, spec.out_channels, after=True))
         self.down = projection(spec) or nn.Identity()
-        self.join = lambda x: [self.branch(x), self.down(x)] if spec.shortcut != "none" else [self.branch(x)]
+        self.join = lambda x, *ways: [way(x) for way in ways[: 1 if spec.shortcut == "none" else 2]]
         self.last = Elementwise(spec.activation)
 
     def forward(self, x):
-        first, *others = self.join(x)
+        first, *others = self.join(x, self.branch, self.down)
         for other in others:
             first = torch.add(first, other)
         return self.last(first)

@@ -19,7 +19,8 @@ from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype, device_of, widest_dtype
 from equivalence.verdict.prove import located_in, prove_shapes
 from equivalence.verdict.verdict import Evidence, Report, Verdict
-from equivalence.weights.convert import convert, is_in
+from equivalence.weights.conversion import is_in
+from equivalence.weights.convert import convert
 from equivalence.weights.correspondence import gather
 from equivalence.weights.sides import side_of, tensors_of
 

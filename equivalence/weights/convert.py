@@ -2,8 +2,9 @@
 
 Guarantee: the new module computes what the old one did, in evaluation and in training, with the same
 scalars in other tensors; weights keep device, dtype and whether they are trained, parts keep their
-mode, and everything that is no part of a block, hooks included, is a plain copy. The old module
-stays as it is. Whatever could not be rewritten is left as it was, and the record says why.
+mode, and everything that is no part of a block, hooks included, is a plain copy, without gradients.
+The old module stays as it is. Whatever could not be rewritten is left as it was, and the record says
+why.
 """
 
 from __future__ import annotations
@@ -19,66 +20,14 @@ from equivalence.blocks.forms import FORMS, Block
 from equivalence.blocks.part import Part
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognize import Found, RecognizedBlock, find_blocks
-from equivalence.weights.correspondence import CorrespondenceError, column_of
+from equivalence.weights.conversion import LOST, ConversionRecord, joined, kept, path_of, planned
+from equivalence.weights.correspondence import CorrespondenceError
 from equivalence.weights.renewal import hooked_inside, renewed, take_over
-from equivalence.weights.sides import Located, Side, across, side_of, tensors_of
+from equivalence.weights.sides import Located, Side, side_of, tensors_of
 from equivalence.weights.transfer import TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import Tensor
-
-    from equivalence.blocks.place import Place
-    from equivalence.blocks.spec import BlockSpec
-
-_LOST = "hooks of {} would be lost; remove them, and register them again on the result"
-
-
-@dataclasses.dataclass(frozen=True)
-class Rewritten:
-    """A block of a network that is in another form now.
-
-    Attributes:
-        source, target: where its tensors were, and where they are.
-    """
-
-    source: Located
-    target: Located
-
-
-@dataclasses.dataclass(frozen=True)
-class ConversionRecord:
-    """What a conversion did; printed, one line for each block.
-
-    Attributes:
-        form: the form that was asked for.
-        converted: the blocks that were rewritten.
-        skipped: path and reason of what was left as it is.
-    """
-
-    form: str
-    converted: tuple[Rewritten, ...]
-    skipped: tuple[tuple[str, str], ...]
-
-    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of the network as the converted one names and arranges them.
-
-        Args:
-            tensors: its parameters and buffers by name, or others of their shapes.
-        """
-        left = dict(tensors)
-        result: dict[str, Tensor] = {}
-        for block in self.converted:
-            own = {name: left.pop(name) for name in block.source.names if name in left}
-            result |= across(own, block.source, block.target)
-        return left | result
-
-    def __str__(self) -> str:
-        head = f"{len(self.converted)} blocks converted to {self.form}, {len(self.skipped)} left as they are"
-        done = [f"  {r.source.path or 'the module'}: {r.source.spec.template} → {self.form}" for r in self.converted]
-        left = [f"  {path or 'the module'}: left, {reason}" for path, reason in self.skipped]
-        return "\n".join([head, *done, *left])
+    from collections.abc import Iterator, Sequence
 
 
 def convert(module: nn.Module | RecognizedBlock, form: str, input_shape: Sequence[int] | None = None) -> nn.Module:
@@ -163,7 +112,7 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
     holder.add_module("it", copy.deepcopy(module))
     for parameter in holder.parameters():
         parameter.grad = None
-    blocks = {_path(block, module): block for block in found.blocks}
+    blocks = {path_of(block, module): block for block in found.blocks}
     given = dict(tensors_of(module))
     converted, skipped = [], list(record.skipped)
     for rewritten in record.converted:
@@ -181,104 +130,29 @@ def rewrite(module: nn.Module, found: Found, form: str) -> tuple[nn.Module, Conv
     return holder.get_submodule("it"), ConversionRecord(form, tuple(converted), tuple(skipped))
 
 
-def planned(module: nn.Module, found: Found, form: str) -> ConversionRecord:
-    """What `rewrite` does, without doing it."""
-    converted: list[Rewritten] = []
-    skipped = [(refusal.place, refusal.reason) for refusal in found.refused]
-    aliases = _aliases(module)
-    for block in found.blocks:
-        path = _path(block, module)
-        target = _column(block, path, form)
-        # Where the shortcut stays as it is, its tensors stay where they are.
-        source = {row: place.inside(path) for row, place in block.places.items() if row in target}
-        located = Located(path, block.spec, source, block.plain, block.reduce_stride)
-        if reason := _obstacle(module, block, located, form, aliases):
-            skipped.append((path, reason))
-        else:
-            converted.append(Rewritten(located, dataclasses.replace(located, column=target)))
-    return ConversionRecord(form, tuple(converted), tuple(skipped))
-
-
-def _obstacle(
-    module: nn.Module, block: RecognizedBlock, located: Located, form: str, aliases: Mapping[str, str]
-) -> str | None:
-    """Why a block is left as it is, if it is."""
-    if is_in(block, form):
-        return f"it is {form} already"
-    if not located.column:
-        return "its steps are no submodules that could be replaced, and more is around them"
-    if tied := next((name for name in located.names if name in aliases), None):
-        return f"{tied} is {aliases[tied]} too, which would be tied to it no more"
-    for path in [_joined(located.path, unit.path) for unit in block.units] or [located.path]:
-        if hooked := hooked_inside(module.get_submodule(path)):
-            return _LOST.format(_joined(path, hooked))
-    return None
-
-
-def _aliases(module: nn.Module) -> dict[str, str]:
-    """Another name of every tensor that has several."""
-    names: dict[int, list[str]] = {}
-    for held in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for name, tensor in held:
-            names.setdefault(id(tensor), []).append(name)
-    return {name: next(n for n in same if n != name) for same in names.values() if len(same) > 1 for name in same}
-
-
-def _path(block: RecognizedBlock, module: nn.Module) -> str:
-    return "" if block.module is module else block.path
-
-
-def is_in(block: RecognizedBlock, form: str) -> bool:
-    """Whether a block's tensors are cut as the form cuts them."""
-    column = column_of(form)
-    return all(place.per_branch == column[row].per_branch for row, place in block.places.items())
-
-
 def _parts(block: RecognizedBlock, path: str, form: str) -> Iterator[tuple[str, nn.Module]]:
     """What takes the place of which submodule, without data yet."""
     with torch.device("meta"):
         whole = FORMS[form](dataclasses.replace(block.spec, shortcut="none")) if block.units else None
         for unit in block.units:
-            yield _joined(path, unit.path), Part(block.spec, form, unit.steps, block.reduce_stride, whole)
+            yield joined(path, unit.path), Part(block.spec, form, unit.steps, block.reduce_stride, whole)
         if not block.units and block.plain:
             yield path, FORMS[form](block.spec)
 
 
-def _column(block: RecognizedBlock, path: str, form: str) -> dict[str, Place]:
-    """The column of these parts together, named from the network; nothing if there are none."""
-    column = kept(block.spec, form)
-    if not block.units:
-        return {row: place.inside(path) for row, place in column.items()} if block.plain else {}
-    homes = {step: _joined(path, unit.path) for unit in block.units for step in unit.steps}
-    steps = {row: row.rpartition(".")[0] for row in column}
-    return {row: place.inside(homes[steps[row]]) for row, place in column.items() if steps[row] in homes}
-
-
-def kept(spec: BlockSpec, form: str) -> dict[str, Place]:
-    """A form's column of the correspondence, as far as a block of the spec has tensors."""
-    with torch.device("meta"):
-        held = {name for name, _ in tensors_of(FORMS["grouped"](spec))}
-    rows = {row for row, place in column_of("grouped").items() if place.path in held}
-    return {row: place for row, place in column_of(form).items() if row in rows}
-
-
 def _replace(holder: nn.Module, path: str, part: nn.Module) -> None:
     """Put a part where a submodule was."""
-    parent, _, name = _joined("it", path).rpartition(".")
+    parent, _, name = joined("it", path).rpartition(".")
     owner = holder.get_submodule(parent)
     take_over(part, owner.get_submodule(name))
     setattr(owner, name, part)
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path and name else path or name
 
 
 def _as_form(side: Side, form: str) -> Block:
     """One block as one of the three forms."""
     block = side.blocks[0]
     if hooked := hooked_inside(side.module):
-        raise TransferError(_LOST.format(hooked))
+        raise TransferError(LOST.format(hooked))
     with torch.device("meta"):
         converted = FORMS[form](block.spec)
     take_over(converted, side.module)

@@ -64,7 +64,7 @@ def converted_optimizer(value: Mapping[str, Any], plan: Plan, source: Path) -> d
     numbers = {name: number for number, name in enumerate(name for part in listed for name in part)}
     return {
         **value,
-        "state": {numbers[name]: entry for name, entry in remembered.items() if entry},
+        "state": {number: remembered[name] for name, number in numbers.items() if remembered[name]},
         "param_groups": [
             {**group, "params": [numbers[n] for n in part]} | ({"param_names": part} if "param_names" in group else {})
             for group, part in zip(groups, listed, strict=True)

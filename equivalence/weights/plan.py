@@ -16,7 +16,8 @@ import equivalence
 from equivalence.blocks.forms import FORMS
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognize import find_blocks
-from equivalence.weights.convert import Rewritten, convert, only_block, planned
+from equivalence.weights.conversion import Rewritten, planned
+from equivalence.weights.convert import convert, only_block
 from equivalence.weights.correspondence import ROWS, CorrespondenceError, column_of
 from equivalence.weights.safetensors_file import fresh
 from equivalence.weights.sides import side_of, tensors_of
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from equivalence.blocks.recognize import RecognizedBlock
     from equivalence.blocks.spec import BlockSpec
-    from equivalence.weights.convert import ConversionRecord
+    from equivalence.weights.conversion import ConversionRecord
     from equivalence.weights.correspondence import Column, Row
 
 Shapes = dict[str, tuple[int, ...]]

@@ -1,5 +1,6 @@
 """Checkpoints: converted and back the same bytes; whatever is wrong is one line, and nothing is lost."""
 
+import json
 import pickle
 
 import pytest
@@ -64,6 +65,64 @@ def test_a_torch_file_is_converted_bare_or_nested(model, plans, nest, tmp_path):
     assert all(torch.equal(again[name], t) for name, t in model.state_dict().items())
 
 
+OPTIMIZERS = {
+    "SGD": lambda model: torch.optim.SGD(model.parameters(), 0.01, momentum=0.9),
+    "AdamW": lambda model: torch.optim.AdamW(model.parameters(), 0.01, eps=1e-3),
+    "groups of names": lambda model: torch.optim.SGD([{"params": list(model.named_parameters())}], 0.01, momentum=0.9),
+}
+
+
+def trained(model, optimizer, seeds):
+    for seed in seeds:
+        optimizer.zero_grad()
+        x = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        model(x).square().sum().backward()
+        optimizer.step()
+    return [p.detach() for p in convert(model, "grouped").parameters()]
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_training_goes_on_from_a_converted_file_as_from_the_old_one(plans, make, tmp_path):
+    first, second = network().double(), convert(network().double(), "per-branch")
+    old, new = make(first), make(second)
+    trained(first, old, (1, 2))
+    torch.save({"model": first.state_dict(), "optimizer": old.state_dict()}, tmp_path / "a.pth")
+    convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth", plans[False])
+    convert_checkpoint(tmp_path / "b.pth", tmp_path / "c.pth", plans[True])
+    loaded, back = (torch.load(tmp_path / f"{name}.pth", weights_only=True) for name in "bc")
+    second.load_state_dict(loaded["model"])
+    new.load_state_dict(loaded["optimizer"])
+    assert repr(back["optimizer"]) == repr(old.state_dict())
+    pairs = zip(trained(first, old, (3, 4)), trained(second, new, (3, 4)), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-11) for a, b in pairs)
+
+
+def test_an_optimiser_that_says_not_whose_its_state_is_is_refused(plans, tmp_path):
+    model = network()
+    optimizer = torch.optim.SGD([{"params": p} for p in model.parameters()], 0.1)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"optimiser whose state cannot be converted: \d+ groups"):
+        convert_checkpoint(tmp_path / "a.pth", tmp_path / "b.pth", plans[False])
+
+
+def test_counters_that_the_network_does_not_keep_come_and_go(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), styles.OneActivationModule(SPEC))
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.num_batches_tracked = None
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    convert_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.safetensors", plan_of(model, "per-branch"))
+    assert load_file(tmp_path / "b.safetensors").keys() == convert(model, "per-branch").state_dict().keys()
+    convert_checkpoint(tmp_path / "b.safetensors", tmp_path / "c.safetensors", plan_of(model, "per-branch", back=True))
+    assert load_file(tmp_path / "c.safetensors").keys() == model.state_dict().keys()
+
+
+def test_what_a_file_says_of_itself_is_kept(model, plans, tmp_path):
+    save_file(model.state_dict(), tmp_path / "a.safetensors", metadata={"origin": "here"})
+    convert_checkpoint(tmp_path / "a.safetensors", tmp_path / "b.safetensors", plans[False])
+    assert Reader(tmp_path / "b.safetensors").metadata["origin"] == "here"
+
+
 class Evil:
     """Runs code when it is unpickled."""
 
@@ -102,6 +161,56 @@ def test_an_output_that_is_the_input_is_refused(model, plans, tmp_path):
     save_file(model.state_dict(), path)
     with pytest.raises(CheckpointError, match="output is the input"):
         convert_checkpoint(path, path, plans[False])
+
+
+def test_an_output_that_is_a_link_is_written_where_it_points(model, plans, tmp_path):
+    source, link, goal = (tmp_path / f"{name}.safetensors" for name in "abc")
+    save_file(model.state_dict(), source)
+    goal.write_text("old")
+    link.symlink_to(goal)
+    convert_checkpoint(source, link, plans[False])
+    assert link.is_symlink()
+    assert Reader(goal).metadata["converted_to"] == "per-branch"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("a.safetensors", "a.onnx"), "must have one of .safetensors"),
+        (("a.safetensors.index.json", "b.safetensors"), "in several files"),
+        (("a.safetensors", "b.pth"), "different formats"),
+        (("a.safetensors", "absent/b.safetensors"), "does not exist; create it"),
+        (("a.safetensors", "folder.safetensors"), "is no file; name one"),
+        (("folder.safetensors", "b.safetensors"), "is no file"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(model, plans, names, said, tmp_path):
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=said):
+        convert_checkpoint(*(tmp_path / name for name in names), plans[False])
+
+
+def header(path, tensors):
+    text = json.dumps(tensors).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("huge", {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 4 * 10**18]}),
+        ("negative", {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}),
+        ("two\nlines\x1b[31m", {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}),
+        ("\ud800", {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}),
+        ("unknown", {"dtype": "X", "shape": [0], "data_offsets": [0, 0]}),
+    ],
+)
+def test_a_header_that_lies_is_refused_in_one_printable_line(name, entry, tmp_path):
+    header(tmp_path / "a.safetensors", {name: entry})
+    with pytest.raises(CheckpointError) as refused:
+        Reader(tmp_path / "a.safetensors")
+    assert str(refused.value).isprintable()
 
 
 def test_a_disk_that_fills_up_leaves_the_old_file(model, plans, tmp_path, monkeypatch):

@@ -90,8 +90,13 @@ def _product(*args: Any, **_: Any) -> Tensor:
     return _empty((left.shape[0], right.shape[1]), left.dtype)
 
 
-def _norm(x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _empty(x.shape, x.dtype), _empty(x.shape[1:2], x.dtype), _empty(x.shape[1:2], x.dtype)
+def _norm(x: Tensor, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    kept = x.shape[1] if given[4] else 0  # statistics of the batch, in training mode
+    return _empty(x.shape, x.dtype), _empty([kept], x.dtype), _empty([kept], x.dtype)
+
+
+def _group_norm(x: Tensor, _weight: Any, _bias: Any, n: int, _c: int, _size: int, groups: int, _: float) -> Any:
+    return _empty(x.shape, x.dtype), _empty((n, groups), x.dtype), _empty((n, groups), x.dtype)
 
 
 def _convolution(
@@ -131,4 +136,5 @@ _RULES: dict[str, Callable[..., Any]] = {
     "aten::mm": _product,
     "aten::addmm": _product,
     "aten::native_batch_norm": _norm,
+    "aten::native_group_norm": _group_norm,
 }
