@@ -81,7 +81,8 @@ def test_every_block_and_the_whole_are_proved(name):
     make, count, size, _ = NETWORKS[name]
     # Some publish a last gamma of zero, with which nothing would be compared.
     network = as_if_trained(make(), 0).eval()
-    whole = parameters(network) < 50e6
+    # At 224×224 there are more values than the random functions' bits bound; larger networks take minutes.
+    whole = parameters(network) < 50e6 and size < 224
     examined = check_network(network, input_shape=(1, 3, size, size), whole=whole, gradients=whole)
     assert len(examined.results) == 2 * (count + whole)
     assert [str(report) for report in examined.results if not report] == []
