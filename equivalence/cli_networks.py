@@ -161,6 +161,8 @@ def _imported(where: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules.setdefault(path.stem, module)
         spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{where} cannot be imported: {error}; install it, or check the spelling") from None
     except Exception as error:  # somebody else's code may raise anything
         raise ValueError(f"{where} cannot be imported: {type(error).__name__}: {error}") from None
     return module

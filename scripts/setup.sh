@@ -13,7 +13,7 @@ if [[ "$(cat "$venv/fingerprint" 2>/dev/null)" != "$fingerprint" ]]; then
     fi
     echo "setting up $venv (once) ..." >&2
     "$python" -m venv "$venv" >&2
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check \
         --constraint "$constraints" --editable ".[$extras]" >&2
     echo "$fingerprint" > "$venv/fingerprint"
 fi

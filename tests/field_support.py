@@ -30,7 +30,7 @@ def actual_field(primes: int = 3, seed: int = 1) -> Field:
             return half * ones
         if name == "zero":
             return 0 * ones
-        raise NotImplementedError(name)
+        raise LookupError(f"{name} has no actual values on integers")
 
     field.functions.value = value  # type: ignore[method-assign]
     return field
@@ -43,7 +43,7 @@ def assert_residues_of(result: FieldTensor, expected: Tensor) -> None:
     assert torch.equal(result.arithmetic.embed(expected.to(torch.float64)).parts, result.detach().parts)
 
 
-def check_against_torch(field: Field, function: Callable[..., Any], inputs: Sequence[Tensor], scale: int = 1) -> None:
+def assert_like_torch(field: Field, function: Callable[..., Any], inputs: Sequence[Tensor], scale: int = 1) -> None:
     """Value and gradients of a function, in the field and in torch's float64 on numbers that are never rounded."""
     plain = [t.clone().requires_grad_() for t in inputs]
     lifted = [field.embed(t).requires_grad_() for t in inputs]

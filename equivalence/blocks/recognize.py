@@ -295,4 +295,4 @@ def _traced(module: nn.Module, x: Tensor, *, training: bool) -> Trace:
 
 
 if TYPE_CHECKING:
-    from equivalence.blocks.recognition.trace import Trace
+    from equivalence.blocks.recognition.dataflow import Trace

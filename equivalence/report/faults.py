@@ -29,7 +29,14 @@ def kill_sheet(trials: Sequence[Trial], spec: BlockSpec, command: str, seed: int
     harmful = [t for t in trials if t.group != "harmless"]
     harmless = [t for t in trials if t.group == "harmless"]
     sections = tuple(
-        Section(title, key, (*_COLUMNS, *tools), tuple(_row(t, tools) for t in some), tuple(map(_data, some)))
+        Section(
+            title,
+            key,
+            (*_COLUMNS, *tools),
+            tuple(_row(t, tools) for t in some),
+            tuple(map(_data, some)),
+            (*reversed(tools), "seconds"),
+        )
         for title, key, some in (("Faults", "faults", harmful), ("Harmless changes", "harmless", harmless))
         if some
     )

@@ -11,10 +11,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from equivalence.report.document import SCHEMA_VERSION, environment
+from equivalence.report.fitted import Fitted
 from equivalence.report.html import page
 from equivalence.report.json import strict
 from equivalence.report.text import described, rendered
@@ -35,6 +36,7 @@ class Section:
         columns: their headings.
         rows: cells as text, one row each.
         data: the same rows as plain data, for JSON.
+        dispensable: headings in the order in which a narrow terminal misses them.
     """
 
     title: str
@@ -42,6 +44,12 @@ class Section:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     data: tuple[dict[str, Any], ...]
+    dispensable: tuple[str, ...] = ()
+
+    def table(self, lines: box.Box = box.SIMPLE_HEAD) -> Fitted:
+        """The table, drawn with these lines."""
+        columns = tuple(Column(name, no_wrap=name == self.columns[0]) for name in self.columns)
+        return Fitted(columns, [self.rows], self.dispensable, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Sheet:
         parts: list[RenderableType] = [Text(described(self.spec), style="bold")] if self.spec else []
         parts.append(Text(f"seed {self.seed} · torch {around['torch']} · python {around['python']}", style="dim"))
         for section in self.sections:
-            parts += [Text(), Text(section.title, style="bold underline"), _table(section, box.SIMPLE_HEAD)]
+            parts += [Text(), Text(section.title, style="bold underline"), section.table()]
         parts += [Text(), *(Text(remark) for remark in self.remarks)]
         parts.append(Text(self.conclusion, style="bold red" if self.exit_status else "bold green"))
         return parts
@@ -91,7 +99,7 @@ class Sheet:
         lines = [f"# {described(self.spec)}" if self.spec else "# Equivalence", ""]
         lines += [f"`{self.command}`, torch {around['torch']}, python {around['python']}", ""]
         for section in self.sections:
-            lines += [f"## {section.title}", "", rendered(_table(section, box.MARKDOWN)).strip("\n"), ""]
+            lines += [f"## {section.title}", "", rendered(section.table(box.MARKDOWN)).strip("\n"), ""]
         lines += [line for remark in self.remarks for line in (remark, "")]
         return "\n".join([*lines, f"**{self.conclusion}**", ""])
 
@@ -110,10 +118,3 @@ class Sheet:
             "conclusion": self.conclusion,
         }
         return json.dumps(strict(fields), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _table(section: Section, lines: box.Box) -> Table:
-    table = Table(*section.columns, box=lines, show_edge=lines is box.MARKDOWN)
-    for row in section.rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table

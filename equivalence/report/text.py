@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
+from rich.table import Column
 from rich.text import Text
 
 from equivalence.report.document import environment
+from equivalence.report.fitted import Fitted
 from equivalence.verdict.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -96,17 +97,21 @@ def comparison(compared: Comparison) -> str:
 
 def figures(pairs: Iterable[tuple[str, Sequence[Quantity]]], lines: box.Box = box.SIMPLE_HEAD) -> RenderableType:
     """The table people look at: a row for each quantity of each pair."""
-    table = Table(box=lines, show_edge=lines is box.MARKDOWN)
-    table.add_column("pair")
-    table.add_column("quantity")
-    for column in ("max-abs-diff", "max-rel-diff", "max-ulp", "rms", "differing"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("where the greatest is")
-    for name, quantities in pairs:
-        for i, quantity in enumerate(quantities):
-            table.add_row(name if i == 0 else "", quantity.name, *_cells(quantity))
-        table.add_section()
-    return table
+    numbers = ("max-abs-diff", "max-rel-diff", "max-ulp", "rms", "differing")
+    columns = (
+        Column("pair", no_wrap=True),
+        Column("quantity", no_wrap=True),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        Column(_WHERE, no_wrap=True),
+    )
+    groups = [
+        [(name if i == 0 else "", quantity.name, *_cells(quantity)) for i, quantity in enumerate(quantities)]
+        for name, quantities in pairs
+    ]
+    return Fitted(columns, groups, ("rms", "max-rel-diff", _WHERE, "max-ulp"), lines)
+
+
+_WHERE = "where the greatest is"
 
 
 def _cells(q: Quantity) -> list[str]:

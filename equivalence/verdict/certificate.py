@@ -14,7 +14,6 @@ import torch
 
 from equivalence.arithmetic.floating import compare
 from equivalence.blocks.forms import FORMS
-from equivalence.verdict.experiments import OUTPUTS
 from equivalence.verdict.memory import Memory
 from equivalence.verdict.modules import base_dtype, device_of, widest_dtype
 from equivalence.verdict.prove import located_in, prove_shapes
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Certifier:
-    """Proves blocks equal to their other forms, each kind of block once.
+class Asked:
+    """How modules are compared.
 
     Attributes:
         mode: "eval" or "train".
@@ -48,6 +47,22 @@ class Certifier:
     mode: Mode = "eval"
     seed: int = 0
     gradients: bool = True
+
+    @property
+    def backward(self) -> bool:
+        """Whether gradients are needed: training is made of them."""
+        return self.gradients or self.mode == "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Certifier:
+    """Proves blocks equal to their other forms, each kind of block once.
+
+    Attributes:
+        asked: how.
+    """
+
+    asked: Asked = Asked()
     _proved: dict[object, tuple[str, Proof]] = dataclasses.field(default_factory=dict)
 
     def reports(self, block: RecognizedBlock) -> Iterator[Report]:
@@ -65,19 +80,23 @@ class Certifier:
         same = _same_bits(block, converted)
         sure = 2.0**proof.log2_bound if proof else None
         evidence = (
-            *(Evidence("field", experiment, agreed, f"{proof}; {how}", sure) for experiment, agreed in shown(proof)),
+            *(
+                Evidence("field", experiment, agreed, f"{proof}; {how}", sure)
+                for experiment, agreed in proof.by_experiment
+            ),
             Evidence("floating", "weights", same, f"weights correspond bit by bit: {'yes' if same else 'no'}"),
         )
         if proof and same:
             verdict, reason = Verdict.EQUIVALENT, f"{how}; weights correspond bit by bit"
         else:
             verdict, reason = Verdict.UNDECIDED, str(proof) if not proof else "weights do not correspond bit by bit"
-        x = torch.randn(shapes_of(block)[0], generator=torch.Generator().manual_seed(self.seed))
+        mode, seed = self.asked.mode, self.asked.seed
+        x = torch.randn(shapes_of(block)[0], generator=torch.Generator().manual_seed(seed))
         x = x.to(device_of(block.module), base_dtype(block.module))
-        quantities = compare(block.module, converted, x, mode=self.mode, stages=False, seed=self.seed).quantities
+        quantities = compare(block.module, converted, x, mode=mode, stages=False, seed=seed).quantities
         dtype = str(base_dtype(block.module)).removeprefix("torch.")
         left = f"{name} ({block.spec.template})"
-        return Report(left, form, "transferred", self.mode, dtype, quantities, evidence, verdict, reason)
+        return Report(left, form, "transferred", mode, dtype, quantities, evidence, verdict, reason)
 
     def _proof(
         self, block: RecognizedBlock, converted: nn.Module, form: str, name: str, memory: Memory
@@ -87,15 +106,15 @@ class Certifier:
         if key in self._proved:
             prover, proof = self._proved[key]
             return f"the proof of {prover}, which has the same spec and code", proof
-        gradients = self.gradients or self.mode == "train"
+        mode, seed = self.asked.mode, self.asked.seed
         proof = prove_shapes(
             block.module,
             converted,
             shapes_of(block),
-            self.mode,
+            mode,
             "all",
-            gradients=gradients,
-            seed=self.seed,
+            gradients=self.asked.backward,
+            seed=seed,
             memory=memory,
         )
         self._proved[key] = name, proof
@@ -112,11 +131,6 @@ def shapes_of(block: RecognizedBlock) -> tuple[Shape, ...]:
     size = max(2, block.spec.dilation * (block.spec.kernel_size - 1) + block.spec.stride)
     sizes = [size + axis % 2 for axis in range(block.spec.spatial_dims)]
     return (2, block.input_shape[1], *sizes), (1, block.input_shape[1], *[2 * size + 1 - s for s in sizes])
-
-
-def shown(proof: Proof) -> list[tuple[str, bool | None]]:
-    """What a proof says of each experiment; nothing of outputs, if a module could not be followed."""
-    return list(proof.experiments.items()) if proof.holds is not None else [(OUTPUTS, None)]
 
 
 def _same_bits(block: RecognizedBlock, converted: nn.Module) -> bool:

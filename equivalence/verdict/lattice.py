@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from equivalence.verdict.memory import Memory
     from equivalence.verdict.modules import Shape
 
+    # Takes one module's tensors by name, gives those of another.
+    Moved = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+
 # Sparser data as long as sums do not fit; below this too little is left to see anything.
 _SPARSEST = 0.02
 # Below this share of results that depend on the weights, agreement says nothing.
@@ -98,7 +101,7 @@ def run_on_integers(
     dtype: torch.dtype,
     seed: int,
     memory: Memory,
-    moved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None,
+    moved: Moved | None = None,
 ) -> OnIntegers:
     """Both modules on corresponding integers, in evaluation mode.
 

@@ -18,7 +18,7 @@ from equivalence.arithmetic.lattice import NotApplicable
 from equivalence.arithmetic.preserve import as_found
 from equivalence.blocks.forms import FORMS
 from equivalence.blocks.recognize import example, find_blocks
-from equivalence.verdict.certificate import Certifier, own_form, shown
+from equivalence.verdict.certificate import Asked, Certifier, own_form
 from equivalence.verdict.experiments import AFTER_SGD, OUTPUTS
 from equivalence.verdict.lattice import run_on_integers
 from equivalence.verdict.locate.find import located
@@ -33,12 +33,13 @@ from equivalence.weights.convert import rewrite
 from equivalence.weights.sides import tensors_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from equivalence.arithmetic.floating import Mode
     from equivalence.blocks.recognize import RecognizedBlock
+    from equivalence.verdict.lattice import Moved
     from equivalence.verdict.modules import Shape
 
 
@@ -95,7 +96,8 @@ def check_network(
             "as given they contribute nothing, so the whole network says little; check with random weights"
         )
     results: list[Report] = []
-    certifier = Certifier(mode, seed, gradients=gradients)
+    asked = Asked(mode, seed, gradients)
+    certifier = Certifier(asked)
     for block in found.blocks:
         progress(f"block {block.path}")
         results += certifier.reports(block)
@@ -113,32 +115,24 @@ def check_network(
                 if not record.converted:
                     continue  # a copy of itself: nothing would be compared
                 names = (type(model).__name__, f"{type(model).__name__} {form}")
-                asked = Asked(mode, seed, gradients, bool(silent), record.moved)
-                results.append(compare_networks(model, converted, shape, names, asked))
+                results.append(
+                    compare_networks(model, converted, shape, names, asked, silent=bool(silent), moved=record.moved)
+                )
     return Examined(tuple(results), tuple(notes))
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """How two networks are compared.
-
-    Attributes:
-        mode: "eval" or "train".
-        seed: of everything that is drawn.
-        gradients: whether the input's gradient is proved in evaluation mode too.
-        silent: whether weights are known to silence blocks, so that agreement means little.
-        moved: moves the left network's tensors into the right one's, if that is known.
-    """
-
-    mode: Mode = "eval"
-    seed: int = 0
-    gradients: bool = True
-    silent: bool = False
-    moved: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = None
+_AS_USUAL = Asked()
 
 
 def compare_networks(
-    left: nn.Module, right: nn.Module, shape: Shape, names: tuple[str, str], asked: Asked = Asked()
+    left: nn.Module,
+    right: nn.Module,
+    shape: Shape,
+    names: tuple[str, str],
+    asked: Asked = _AS_USUAL,
+    *,
+    silent: bool = False,
+    moved: Moved | None = None,
 ) -> Report:
     """Two networks: floats on a photograph, integers, and a proof at one size.
 
@@ -147,6 +141,8 @@ def compare_networks(
         shape: `(N, C, H, W)`.
         names: what the report calls them.
         asked: how they are compared.
+        silent: whether weights are known to silence blocks, so that agreement means little.
+        moved: moves the left network's tensors into the right one's, if that is known.
     """
     mode, seed = asked.mode, asked.seed
     image, picture = photograph(shape)
@@ -163,15 +159,14 @@ def compare_networks(
 
     if difference := structural_difference(outputs, shape):
         return report(Verdict.DIFFERENT, difference)
-    evidence.append(_integers(left, right, shape, asked))
-    gradients = asked.gradients or mode == "train"
-    proof = prove_shapes(left, right, (shape,), mode, "given", gradients=gradients, seed=seed)
+    evidence.append(_integers(left, right, shape, seed, moved))
+    proof = prove_shapes(left, right, (shape,), mode, "given", gradients=asked.backward, seed=seed)
     left_out = ""
     if proof.too_large and mode == "train":
         proof = prove_shapes(left, right, (shape,), mode, "given", gradients=True, seed=seed, sgd=False)
         left_out = f"; without {AFTER_SGD}, whose expressions are too large in so deep a network"
     sure = 2.0**proof.log2_bound if proof else None
-    for experiment, agreed in shown(proof):
+    for experiment, agreed in proof.by_experiment:
         evidence.append(Evidence("field", experiment, agreed, str(proof), sure))
     if not proof:
         return _unproved(left, right, shape, mode, seed, evidence, report, str(proof))
@@ -180,7 +175,7 @@ def compare_networks(
         return report(Verdict.DIFFERENT, f"{statement}, although the expressions are equal: a kernel is wrong")
     if not torch.equal(*(output.isfinite() for output in outputs)):
         return report(Verdict.UNDECIDED, f"equal as expressions, but only one side is finite on {picture}")
-    if asked.silent:
+    if silent:
         return report(Verdict.UNDECIDED, "vacuous: blocks with a last gamma of zero contribute nothing")
     return report(Verdict.EQUIVALENT, f"{proof}{left_out}")
 
@@ -206,10 +201,10 @@ def _unproved(
     return report(Verdict.DIFFERENT, str(found))
 
 
-def _integers(left: nn.Module, right: nn.Module, shape: Shape, asked: Asked) -> Evidence:
+def _integers(left: nn.Module, right: nn.Module, shape: Shape, seed: int, moved: Moved | None) -> Evidence:
     try:
-        found = run_on_integers(left, right, shape, base_dtype(left, right), asked.seed, Memory(), asked.moved)
-        if found.differing() and not correspond_as(found, left, right, shape, asked.seed):
+        found = run_on_integers(left, right, shape, base_dtype(left, right), seed, Memory(), moved)
+        if found.differing() and not correspond_as(found, left, right, shape, seed):
             return Evidence("lattice", OUTPUTS, None, "not applicable: equal only with the weights as given")
     except (NotApplicable, UnsupportedOperation) as error:
         return Evidence("lattice", OUTPUTS, None, f"not applicable: {error}")

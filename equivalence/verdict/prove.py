@@ -80,6 +80,11 @@ class Proof:
         )
 
     @property
+    def by_experiment(self) -> tuple[tuple[str, bool | None], ...]:
+        """What it says of each experiment; nothing of outputs, if a module could not be followed."""
+        return tuple(self.experiments.items()) if self.holds is not None else ((OUTPUTS, None),)
+
+    @property
     def log2_bound(self) -> int:
         """The exponent, rounded up to an integer: the probability of error is below 2 to it."""
         return int(-(-self.log2_error // 1))

@@ -16,7 +16,7 @@ import equivalence
 from equivalence.blocks.forms import FORMS
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognize import find_blocks
-from equivalence.weights.conversion import Rewritten, planned
+from equivalence.weights.conversion import Rewritten, kept, planned
 from equivalence.weights.convert import convert, only_block
 from equivalence.weights.correspondence import ROWS, CorrespondenceError, column_of
 from equivalence.weights.safetensors_file import fresh
@@ -178,9 +178,8 @@ def plan_of(model: nn.Module, form: str, *, back: bool = False) -> Plan:
 
 def _as_form(block: RecognizedBlock, form: str) -> Rewritten:
     """What is nothing but a block becomes one of the three forms."""
-    source, held = side_of(block).blocks[0], _shapes(form, block.spec)
-    column = {row: p for row, p in column_of(form).items() if p.names(block.spec.cardinality)[0] in held}
-    return Rewritten(source, dataclasses.replace(source, column=column))
+    source = side_of(block).blocks[0]
+    return Rewritten(source, dataclasses.replace(source, column=kept(block.spec, form)))
 
 
 def _shapes_of(block: Rewritten, form: str, own: Shapes) -> Shapes:

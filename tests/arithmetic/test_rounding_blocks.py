@@ -12,12 +12,12 @@ from test_rounding_truth import (
     FORMATS,
     Block,
     Dual,
+    assert_bounded,
     convolve,
     exact,
     mpf,
     np,
     randomised,
-    worst,
 )
 from torch.func import functional_call
 
@@ -44,11 +44,11 @@ def test_blocks_stay_within_their_bounds(training, seed, scale, input_scale):
         x = (torch.randn(1, 4, 2, 2, dtype=torch.float64) * input_scale).to(dtype)
         truth = block.truth(exact(x), training)
         result = run(Rounding(dtype), block, x)
-        worst(result, result.value, truth)
+        assert_bounded(result, result.value, truth)
         with torch.no_grad():
-            worst(result, block(x), truth)
+            assert_bounded(result, block(x), truth)
         tight = run(Rounding(torch.float64, native=dtype), block, x)
-        worst(tight, tight.value, truth)
+        assert_bounded(tight, tight.value, truth)
 
 
 @given(seed=seeds)
@@ -71,8 +71,8 @@ def test_running_statistics_stay_within_their_bounds(seed):
             n = y[:, c].size
             batch = mean if name == "running_mean" else ((y[:, c] - mean) ** 2).sum() / mpf(n - 1)
             truth.append((1 - share) * old[c] + share * batch)
-        worst(result, result.value, np.array(truth))
-        worst(result, getattr(block.first, name), np.array(truth))
+        assert_bounded(result, result.value, np.array(truth))
+        assert_bounded(result, getattr(block.first, name), np.array(truth))
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -94,8 +94,8 @@ def test_input_gradients_stay_within_their_bounds(training, seed):
     slopes = (block.truth(dual, training) * exact(cotangent)).flatten()
     truth = np.array([sum(v.slope for v in slopes)], dtype=object)
     one = context.wrap(result.parts[(slice(None), *cell)].view(2, 1), result.state, dtype)
-    worst(one, one.value, truth)
-    worst(one, computed[cell].view(1), truth)
+    assert_bounded(one, one.value, truth)
+    assert_bounded(one, computed[cell].view(1), truth)
 
 
 @given(seed=seeds, scale=scales)
@@ -123,7 +123,7 @@ def test_weight_gradients_and_a_step_stay_within_their_bounds(seed, scale):
             (bounded, gradient, truth),
             (bounded_step, moved, step),
         ):
-            worst(bound, computed.value if lift == context.embed else computed, expected)
+            assert_bounded(bound, computed.value if lift == context.embed else computed, expected)
 
 
 @given(seed=seeds, stride=st.integers(1, 2), padding=st.integers(0, 2), dilation=st.integers(1, 2))
@@ -136,8 +136,8 @@ def test_convolutions_of_any_geometry_stay_within_their_bounds(seed, stride, pad
     context = Rounding(dtype)
     result = torch.nn.functional.conv2d(context.embed(x), context.embed(w), **options)
     truth = convolve(exact(x), exact(w), **options)
-    worst(result, result.value, truth)
-    worst(result, torch.nn.functional.conv2d(x, w, **options), truth)
+    assert_bounded(result, result.value, truth)
+    assert_bounded(result, torch.nn.functional.conv2d(x, w, **options), truth)
 
 
 def test_cancelling_branches_leave_their_rounding_errors_behind():
@@ -145,7 +145,7 @@ def test_cancelling_branches_leave_their_rounding_errors_behind():
     a, b = torch.full((50,), 1e8), torch.rand(50)
     total = context.embed(a) + context.embed(b) - context.embed(a)
     truth = exact(b)
-    used = worst(total, (a + b) - a, truth)
+    used = assert_bounded(total, (a + b) - a, truth)
     assert used > 0.1
     assert bool((total.bound < 100).all())
 
@@ -159,7 +159,7 @@ def test_sums_are_covered_in_any_order(order):
     computed = torch.tensor(0.0)
     for v in ordered:
         computed = computed + v
-    worst(result, computed, np.array([exact(values).sum()]))
+    assert_bounded(result, computed, np.array([exact(values).sum()]))
 
 
 def test_how_tight_the_bounds_are(capsys):

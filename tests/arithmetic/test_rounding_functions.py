@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_rounding_truth import FORMATS, mpf, np, worst
+from test_rounding_truth import FORMATS, assert_bounded, mpf, np
 
 from equivalence.arithmetic.rounding import Rounding
 
@@ -129,10 +129,10 @@ def arguments(random, dtype, least=None, count=4):
     return truths, torch.tensor(kernels, dtype=dtype), x
 
 
-def hold(result, computed, truths):
+def assert_holds(result, computed, truths):
     truth = np.array(truths, dtype=object)
-    worst(result, result.value, truth)
-    worst(result, computed, truth)
+    assert_bounded(result, result.value, truth)
+    assert_bounded(result, computed, truth)
 
 
 def within(function, *values):
@@ -150,7 +150,7 @@ def test_functions_stay_within_their_bounds(name, random):
     function, truth, least = FUNCTIONS[name]
     for dtype in FORMATS:
         truths, kernels, x = arguments(random, dtype, least)
-        hold(function(x), function(kernels), [within(truth, t) for t in truths])
+        assert_holds(function(x), function(kernels), [within(truth, t) for t in truths])
 
 
 @pytest.mark.parametrize("name", BINARY)
@@ -164,7 +164,7 @@ def test_operations_stay_within_their_bounds(name, random):
         y = context.wrap(y.parts, y.state, y.dtype)
         y.arithmetic = context
         expected = [within(truth, a, b) for a, b in zip(truths, others, strict=True)]
-        hold(function(x, y), function(kernels, other_kernels), expected)
+        assert_holds(function(x, y), function(kernels, other_kernels), expected)
 
 
 def test_bounds_of_smooth_functions_are_no_larger_than_a_few_units():

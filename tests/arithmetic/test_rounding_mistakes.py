@@ -10,8 +10,8 @@ import random as randomness
 import pytest
 import torch
 from test_rounding_blocks import lifted
-from test_rounding_functions import BINARY, FUNCTIONS, arguments, hold, within
-from test_rounding_truth import Block, exact, np, randomised, worst
+from test_rounding_functions import BINARY, FUNCTIONS, arguments, assert_holds, within
+from test_rounding_truth import Block, assert_bounded, exact, np, randomised
 from torch.func import functional_call
 
 from equivalence.arithmetic.rounding import (
@@ -37,11 +37,11 @@ def run_functions(*names):
                 truths, kernels, x = arguments(random, dtype)
                 others, other_kernels, y = arguments(random, dtype)
                 expected = [within(truth, a, b) for a, b in zip(truths, others, strict=True)]
-                hold(function(x, y), function(kernels, other_kernels), expected)
+                assert_holds(function(x, y), function(kernels, other_kernels), expected)
             else:
                 function, truth, least = FUNCTIONS[name]
                 truths, kernels, x = arguments(random, dtype, least)
-                hold(function(x), function(kernels), [within(truth, t) for t in truths])
+                assert_holds(function(x), function(kernels), [within(truth, t) for t in truths])
 
 
 def run_products(scale=1.0, noise=0.0, dtype=torch.float32):
@@ -58,8 +58,8 @@ def run_products(scale=1.0, noise=0.0, dtype=torch.float32):
         x.state.exact = not noise
         result = x @ y
         truth = exact(a) @ exact(b)
-        worst(result, result.value, truth)
-        worst(result, a @ b, truth)
+        assert_bounded(result, result.value, truth)
+        assert_bounded(result, a @ b, truth)
 
 
 def run_sums():
@@ -67,7 +67,7 @@ def run_sums():
     computed = torch.tensor(0.0)
     for v in values:
         computed = computed + v
-    worst(Rounding().embed(values).sum(), computed, np.array([exact(values).sum()]))
+    assert_bounded(Rounding().embed(values).sum(), computed, np.array([exact(values).sum()]))
 
 
 def run_norms():
@@ -87,7 +87,7 @@ def run_norms():
         with torch.no_grad():
             s = norm.weight / (norm.running_var + norm.eps).sqrt()
             shifted = x[0, :, 0, 0] * s + (norm.bias - norm.running_mean * s)
-        worst(result, shifted.view(1, 4, 1, 1), truth)
+        assert_bounded(result, shifted.view(1, 4, 1, 1), truth)
 
 
 def eps_of(norm):

@@ -147,7 +147,7 @@ def randomised(module, seed, scale=1.0):
     return module
 
 
-def worst(result, value, truth):
+def assert_bounded(result, value, truth):
     """The largest error as a fraction of the bound, over elements with a bound; an unbounded error
     raises.
     """

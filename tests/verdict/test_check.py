@@ -126,7 +126,7 @@ def test_modules_and_random_state_are_left_as_found(seed, mode, training):
     for module in modules:
         module.train(training)
         module(torch.randn(2, 3, 5, 5)).sum().backward()
-    _unchanged_by(lambda: check(*modules, mode=mode, seed=seed), modules)
+    _assert_unchanged_by(lambda: check(*modules, mode=mode, seed=seed), modules)
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
@@ -137,17 +137,17 @@ def test_modules_are_left_as_found_when_they_raise(where):
         with pytest.raises(RejectedInput):
             check(*modules, input_shape=(2, 2, 3, 3))
 
-    _unchanged_by(attempt, modules)
+    _assert_unchanged_by(attempt, modules)
 
 
 def test_untidy_modules_are_left_as_found():
     modules = (Untidy(), Untidy())
-    _unchanged_by(lambda: check(*modules, input_shape=(2, 2, 3, 3), mode="train"), modules)
+    _assert_unchanged_by(lambda: check(*modules, input_shape=(2, 2, 3, 3), mode="train"), modules)
     assert [m.seen for m in modules] == [None, None]
     assert not isinstance(modules[0].replaced, RoundingTensor)
 
 
-def _unchanged_by(action, modules):
+def _assert_unchanged_by(action, modules):
     def hooks(module):
         return [(len(p._forward_hooks), len(p._forward_pre_hooks), len(p._backward_hooks)) for p in module.modules()]
 

@@ -7,7 +7,7 @@ from torch import nn
 from equivalence import BlockSpec, Grouped, PerBranch, Verdict
 from equivalence.blocks.recognize import find_blocks
 from equivalence.verdict.names import AFTER_SGD
-from equivalence.verdict.network import Asked, check_network, compare_networks
+from equivalence.verdict.network import check_network, compare_networks
 from equivalence.weights.convert import convert_network, rewrite
 from tests.strategies import randomised
 
@@ -74,7 +74,7 @@ def test_a_network_runs_on_integers_where_its_mean_is_exact(size, said):
     model = network(Grouped(SPEC))
     found = find_blocks(model)
     converted, record = rewrite(model, found, "per-branch")
-    report = compare_networks(model, converted, (1, 3, size, size), ("a", "b"), Asked(moved=record.moved))
+    report = compare_networks(model, converted, (1, 3, size, size), ("a", "b"), moved=record.moved)
     assert said in next(e.statement for e in report.evidence if e.arithmetic == "lattice")
 
 
@@ -113,7 +113,7 @@ def test_a_mistake_in_a_converted_network_is_seen(mistake):
     model = network(Grouped(SPEC))
     converted, record = convert_network(model, "per-branch")
     mistake(converted)
-    report = compare_networks(model, converted, (1, 3, 8, 8), ("a", "b"), Asked(moved=record.moved))
+    report = compare_networks(model, converted, (1, 3, 8, 8), ("a", "b"), moved=record.moved)
     assert report.verdict is Verdict.DIFFERENT
     assert "2" in str(report.place)
 
@@ -127,5 +127,5 @@ def test_a_kernel_that_is_wrong_on_one_side_is_seen_on_integers():
     randomised(model, 0)
     converted, record = convert_network(model, "per-branch")
     converted[1] = Off()
-    report = compare_networks(model, converted, (1, 4, 5, 5), ("a", "b"), Asked(moved=record.moved))
+    report = compare_networks(model, converted, (1, 4, 5, 5), ("a", "b"), moved=record.moved)
     assert report.verdict is Verdict.DIFFERENT

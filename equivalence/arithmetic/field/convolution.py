@@ -64,7 +64,7 @@ def _forward_deferred(modulus: Modulus, x: Tensor, w: Deferred, windows: Windows
     if terms > PRODUCT_TERMS or outputs * terms < _MANY:
         return _forward(modulus, x, w.residues(), windows, groups)
     columns = _columns(x, windows, groups)
-    columns = columns.view(modulus.count, groups, *columns.shape[1:])
+    columns = columns.reshape(modulus.count, groups, *columns.shape[1:])
     y = x.new_empty(modulus.count, groups, outputs // groups, columns.shape[-1])
     for number, (own, result) in enumerate(zip(columns, y, strict=True)):
         torch.bmm(w.modulo(number).reshape(groups, outputs // groups, terms), own, out=result)

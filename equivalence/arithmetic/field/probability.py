@@ -38,7 +38,7 @@ e' being that of the outputs.
 
 Residues of variables are uniform up to 2^-32 (relative), which the gap between 2^20 and the smallest prime,
 2^20 + 7, more than pays for. Modelled, not proved: that the keyed finaliser behaves as a random function, and that
-torch's generator and SHAKE-256 are random.
+NumPy's PCG64 and SHAKE-256 are random.
 
 Q, D and B are counted while the run goes on, for all arguments of functions and for the outputs.
 """

@@ -56,31 +56,11 @@ class SepConv(nn.Module):
 
 
 class BasicConv(SepConv):
-    """Convolution, norm and ReLU: a `SepConv` of one group.
+    """A `SepConv`, under the name that the notebook gives it where there is one group.
 
     >>> import torch
     >>> BasicConv(8, 6, kernel_size=1)(torch.zeros(1, 8, 5, 5)).shape
     torch.Size([1, 6, 5, 5])
 
-    Args:
-        in_channels: channels of the input `(N, C, H, W)`.
-        out_channels: channels of the output.
-        kernel_size: extent of the convolution.
-        padding: zeros on each side.
-        bias: whether the convolution has a bias.
-        relu: whether the ReLU follows, as it always does in the notebook.
-
     Source: the seed notebook.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        padding: int = 0,
-        bias: bool = False,
-        *,
-        relu: bool = True,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=padding, bias=bias, relu=relu)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
-from equivalence.blocks.recognition.trace import Node, Ref, Trace
+from equivalence.blocks.recognition.dataflow import Node, Ref, Trace
 from equivalence.blocks.spec import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _named(nodes: list[Node], source: int, result: int, dims: int) -> str | None
     for x in _probes((4, 5, *[4] * dims)):
         try:
             y = replay(nodes, {source: x})[result]
-        except (RuntimeError, KeyError, TypeError, NotImplementedError):
+        except (RuntimeError, KeyError, TypeError):
             return None
         candidates = [name for name in candidates if _agree(getattr(functional, name)(x), y)]
     return candidates[0] if candidates else None

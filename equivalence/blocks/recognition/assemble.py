@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from equivalence.blocks.recognition.core import Finder
-    from equivalence.blocks.recognition.trace import Node
+    from equivalence.blocks.recognition.dataflow import Node
 
 STAGES = ("reduce", "transform")
 STEPS = ("reduce.conv", "reduce.norm", "transform.conv", "transform.norm", "expand", "norm")

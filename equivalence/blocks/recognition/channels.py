@@ -11,9 +11,9 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from equivalence.blocks.recognition.activation import activation_of
+from equivalence.blocks.recognition.dataflow import Node, Ref, Trace
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognition.norms import is_norm
-from equivalence.blocks.recognition.trace import Node, Ref, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from equivalence.blocks.recognition.assemble import Core, Sum, Track, assemble
 from equivalence.blocks.recognition.channels import Channels, data_of, is_convolution
+from equivalence.blocks.recognition.dataflow import Ref
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognition.norms import is_norm
-from equivalence.blocks.recognition.trace import Ref
 
 if TYPE_CHECKING:
-    from equivalence.blocks.recognition.trace import Node, Trace
+    from equivalence.blocks.recognition.dataflow import Node, Trace
 
 Stage = Literal["reduce", "transform"]
 

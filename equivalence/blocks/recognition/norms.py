@@ -15,7 +15,7 @@ from equivalence.blocks.recognition.trace import COUNTED
 if TYPE_CHECKING:
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
-    from equivalence.blocks.recognition.trace import Node
+    from equivalence.blocks.recognition.dataflow import Node
     from equivalence.blocks.spec import Norm
 
 AFFINE = ("weight", "bias")

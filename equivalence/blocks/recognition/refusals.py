@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
-    from equivalence.blocks.recognition.trace import Node
+    from equivalence.blocks.recognition.dataflow import Node
 
 
 @dataclasses.dataclass(frozen=True)

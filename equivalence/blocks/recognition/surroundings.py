@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from equivalence.blocks.place import Place
 from equivalence.blocks.recognition.activation import activation_of
 from equivalence.blocks.recognition.channels import data_of, is_convolution
+from equivalence.blocks.recognition.dataflow import Ref
 from equivalence.blocks.recognition.errors import RecognitionError
 from equivalence.blocks.recognition.norms import evaluated, has_all, is_batch_norm, is_norm, momentum, vectors
-from equivalence.blocks.recognition.trace import Ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
-    from equivalence.blocks.recognition.trace import Call, Node
+    from equivalence.blocks.recognition.dataflow import Call, Node
     from equivalence.blocks.spec import Shortcut
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from equivalence.blocks.recognition.assemble import Core
     from equivalence.blocks.recognition.core import Finder
-    from equivalence.blocks.recognition.trace import Call, Node
+    from equivalence.blocks.recognition.dataflow import Call, Node
 
 # In the order in which a core takes them; activations have no weights but may be inside a unit.
 SEQUENCE = (

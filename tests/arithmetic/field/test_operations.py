@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch.nn.functional as F
-from field_support import actual_field, check_against_torch, integers
+from field_support import actual_field, assert_like_torch, integers
 
 from equivalence.arithmetic.field import Field
 
@@ -115,7 +115,7 @@ def test_polynomial_operation(name: str) -> None:
     field = Field(3, 3, dtype=torch.float64)
     if name in ("mul_self", "pow", "prod"):
         inputs = [t / LCM for t in inputs]
-    check_against_torch(field, function, inputs, LCM)
+    assert_like_torch(field, function, inputs, LCM)
 
 
 PIECEWISE: dict[str, Callable[..., Any]] = {
@@ -155,4 +155,4 @@ PIECEWISE: dict[str, Callable[..., Any]] = {
 def test_piecewise_linear_operation(name: str) -> None:
     values = torch.tensor([[-9.0, -5.0, -4.0, -3.0, -1.0], [4.0, 5.0, 7.0, 8.0, 11.0]], dtype=torch.float64)
     field = actual_field()
-    check_against_torch(field, lambda a: PIECEWISE[name](a), [values])
+    assert_like_torch(field, lambda a: PIECEWISE[name](a), [values])
